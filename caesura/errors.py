@@ -1,0 +1,114 @@
+"""Every error that a user can meet.
+
+    CaesuraError                500  something went wrong that the user cannot mend
+    ├── InvalidRequest          400  the request cannot be carried out as sent
+    │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
+    │   └── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
+    ├── Unauthenticated         401
+    ├── Forbidden               403
+    ├── NotFound                404
+    ├── TooLarge                413
+    ├── EngineUnavailable       503  healed by time: carries `retry_after_s`
+    ├── StorageUnavailable      507
+    ├── BlobDamaged             500  a stored blob does not match its checksum
+    ├── LeaseLost               500  this process may no longer write for its job; never leaves the worker
+    └── SettingsInvalid         500  the server cannot start as configured; never leaves the command line
+
+To add one: subclass the nearest class, write its sentence as the docstring (the default message) and set
+what differs. `caesura/api/errors.py` turns all of them into answers; nothing else needs to know.
+"""
+
+from __future__ import annotations
+
+
+class CaesuraError(Exception):
+    """The server had an error while processing your request. See its log for the request's id."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    #: What `x-should-retry` says; None leaves the decision to the client's own table.
+    should_retry: bool | None = None
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.param = param
+        if code is not None:
+            self.code = code
+        super().__init__(self.message)
+
+
+class InvalidRequest(CaesuraError):
+    """The request is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidJobState(InvalidRequest):
+    """The job is not in a status that allows this."""
+
+    code = "invalid_job_state"
+    should_retry = False
+
+
+class InvalidData(InvalidRequest):
+    """The data file is not valid."""
+
+    code = "invalid_training_file"
+
+
+class Unauthenticated(CaesuraError):
+    """You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY' or as 'api-key: YOUR_KEY'."""
+
+    status = 401
+    type = "invalid_request_error"
+
+
+class Forbidden(CaesuraError):
+    """You may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+
+
+class NotFound(CaesuraError):
+    """There is no such object."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class TooLarge(CaesuraError):
+    """The request is larger than this server takes."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class EngineUnavailable(CaesuraError):
+    """The inference engine is starting. Please try again in a few seconds."""
+
+    status = 503
+    type = "server_error"
+    retry_after_s = 2
+
+
+class StorageUnavailable(CaesuraError):
+    """The server's storage cannot take this now (it may be full). Nothing was kept; please try again later."""
+
+    status = 507
+    type = "server_error"
+
+
+class BlobDamaged(CaesuraError):
+    """A stored blob does not match its checksum."""
+
+
+class LeaseLost(CaesuraError):
+    """This worker no longer holds the lease of its job."""
+
+
+class SettingsInvalid(CaesuraError):
+    """The settings are not valid."""

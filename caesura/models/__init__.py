@@ -1,0 +1,1 @@
+"""Base models and adapters as torch modules: what training and inference share."""

@@ -1,0 +1,113 @@
+"""Base models and their tokenizers, loaded by `transformers` from a folder or from the hub."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch and transformers leave the types of what they return open)
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from caesura.data.render import Tokenizer
+from caesura.errors import InvalidRequest
+from caesura.settings import BaseModelSettings
+
+# Its progress bars and advice are for notebooks; a server's log has one line a record.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+class ChatTokenizer(Tokenizer, Protocol):
+    """What inference needs of a tokenizer beyond rendering."""
+
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model in memory."""
+
+    name: str
+    model: nn.Module
+    tokenizer: ChatTokenizer
+    #: Tokens of a prompt and its answer together.
+    context_window: int
+    num_parameters: int
+    #: Generation stops at any of these.
+    eos_token_ids: frozenset[int]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` means the GPU where there is one.
+
+    Raises InvalidRequest when `cuda` was asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest("The setting device is 'cuda', but torch sees no GPU. Set it to 'auto' or 'cpu'.")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device: torch.device) -> Base:
+    """Load the base model `name`, frozen and in evaluation mode.
+
+    Only safetensors weights are read (a pickle could run code), and no code from the hub.
+    Raises InvalidRequest, naming the base, when it cannot be loaded.
+    """
+    try:
+        model = cast(
+            nn.Module,
+            AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True),
+        )
+        tokenizer = cast(ChatTokenizer, AutoTokenizer.from_pretrained(settings.path))
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidRequest(
+            f"The base model '{name}' cannot be loaded ({type(error).__name__}). Check its 'path' under "
+            "[models] in caesura.toml: a folder with safetensors weights, or a hub id that can be reached.",
+            param="model",
+            code="model_not_available",
+        ) from error
+    model.requires_grad_(requires_grad=False)
+    model.eval().to(device)
+    config: Any = model.config
+    return Base(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        context_window=settings.context_window or int(config.max_position_embeddings),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+    )
+
+
+def count_parameters(settings: BaseModelSettings) -> int:
+    """How many parameters the model has, without loading its weights."""
+    config = AutoConfig.from_pretrained(settings.path)
+    with torch.device("meta"):
+        model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **cache: Any) -> Tensor:
+    """The one call of a base model: logits at the positions `keep_K`, shape [B, K, vocabulary].
+
+    There is no attention mask: rows are padded on the right, and a causal model's real tokens never look
+    right. Positions without a loss are never multiplied with the vocabulary.
+    """
+    output: Any = model(input_ids=token_ids_BT, logits_to_keep=keep_K, **cache)
+    return output.logits
+
+
+def _eos_token_ids(model: nn.Module, tokenizer: ChatTokenizer) -> frozenset[int]:
+    generation: Any = getattr(model, "generation_config", None)
+    configured: int | list[int] | None = getattr(generation, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(id for id in (*ids, tokenizer.eos_token_id) if id is not None)

@@ -1,0 +1,159 @@
+"""The settings. Each has one name: `save_interval_s` in caesura.toml, `CAESURA_SAVE_INTERVAL_S` in the
+environment, `--save-interval-s` on the command line. A flag wins over the environment, the environment over the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from caesura.errors import SettingsInvalid
+
+ENV_PREFIX = "CAESURA_"
+EMBEDDED_BASE = "caesura-tiny"
+EMBEDDED_BASE_PATH = Path(__file__).parent / "assets" / EMBEDDED_BASE
+
+#: OpenAI's fine-tunable models of the last years: code that names one of them runs unchanged.
+OPENAI_MODELS = (
+    "gpt-3.5-turbo",
+    "gpt-3.5-turbo-0125",
+    "gpt-3.5-turbo-1106",
+    "gpt-4-0613",
+    "gpt-4o",
+    "gpt-4o-2024-08-06",
+    "gpt-4o-mini",
+    "gpt-4o-mini-2024-07-18",
+    "gpt-4.1",
+    "gpt-4.1-2025-04-14",
+    "gpt-4.1-mini",
+    "gpt-4.1-mini-2025-04-14",
+    "gpt-4.1-nano",
+    "gpt-4.1-nano-2025-04-14",
+    "o4-mini",
+    "o4-mini-2025-04-16",
+)
+
+
+class BaseModelSettings(BaseModel):
+    """A base model: a folder of this machine or an id on the Hugging Face hub, loaded by `transformers`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="A local folder, or an id on the Hugging Face hub.")
+    context_window: int | None = Field(
+        default=None, ge=16, description="Tokens a row may have; default: what the model's config says."
+    )
+
+
+def _openai_aliases() -> dict[str, str]:
+    return dict.fromkeys(OPENAI_MODELS, EMBEDDED_BASE)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, toml_file=None)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default=Path.home() / ".caesura", description="Folder of the database, the files and the models."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="The first API key; default: one is made and kept in the data folder."
+    )
+    organization: str = Field(
+        default="caesura",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
+        description="Short name of the organization; it stands in the names of tuned models.",
+    )
+    slots: int = Field(default=1, ge=1, description="How many jobs train at the same time.")
+    warm_spare: bool = Field(default=True, description="Keep a worker process ready, so that jobs start at once.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of a worker; default: the cores shared among the slots."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models run.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Arithmetic of the frozen base model in training."
+    )
+    micro_batch_tokens: int = Field(
+        default=4096, ge=16, description="Tokens of one forward pass, padding included: bounds the memory."
+    )
+    lease_s: float = Field(default=10.0, gt=0, description="A worker silent for this long has lost its job.")
+    save_interval_s: float = Field(default=5.0, gt=0, description="Seconds between saves of a job's training state.")
+    max_file_bytes: int = Field(default=512 * 2**20, ge=1, description="The largest file taken.")
+    results_base64: bool = Field(
+        default=True,
+        description="Serve result files base64-encoded, as OpenAI does (Accept: text/csv: plain).",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+    models: dict[str, BaseModelSettings] = Field(
+        default_factory=dict[str, BaseModelSettings], description="Base models by name."
+    )
+    aliases: dict[str, str] = Field(
+        default_factory=_openai_aliases, description="Other names of base models, OpenAI's among them."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls)
+        return (init_settings, env_settings, toml)
+
+    def bases(self) -> dict[str, BaseModelSettings]:
+        """The base models on offer, the embedded one first."""
+        return {EMBEDDED_BASE: BaseModelSettings(path=str(EMBEDDED_BASE_PATH))} | self.models
+
+    def resolve_base(self, name: str) -> str | None:
+        """The base model that `name` means: itself, or the one it is an alias of; None if neither."""
+        bases = self.bases()
+        if name in bases:
+            return name
+        target = (_openai_aliases() | self.aliases).get(name)
+        return target if target in bases else None
+
+    def to_environment(self) -> dict[str, str]:
+        """The environment that gives a child process these very settings."""
+        environment: dict[str, str] = {}
+        for name, value in self.model_dump(mode="json", exclude_none=True).items():
+            if name == "api_key":
+                continue
+            text = value if isinstance(value, str) else json.dumps(value)
+            environment[ENV_PREFIX + name.upper()] = text
+        return environment
+
+
+def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
+    """The settings from the flags that were given, the environment, and the TOML file `config`.
+
+    Raises SettingsInvalid naming the setting, its value and the remedy.
+    """
+    if config is not None and not config.is_file():
+        raise SettingsInvalid(f"The settings file '{config}' does not exist.")
+
+    class WithFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return WithFile(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise SettingsInvalid(f"The settings are not valid: {problems}") from error
+    except ValueError as error:
+        raise SettingsInvalid(f"The settings file '{config}' cannot be read: {error}") from error

@@ -1,0 +1,189 @@
+"""Blobs: bytes under a key, written once, whole or not at all. Rows name them; a blob that no row names is swept.
+
+Local disk. A key is a relative path such as `adapters/3f…/adapter_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+from caesura.errors import BlobDamaged, StorageUnavailable
+from caesura.ids import new_token
+from caesura.jobs import Artifact
+
+_KEY = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    key: str
+    bytes: int
+    sha256: str
+
+
+class BlobWriter(Protocol):
+    """A blob in the making, as a context: leaving it normally makes the blob exist, an exception leaves nothing."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises StorageUnavailable when the storage takes no more."""
+        ...
+
+    @property
+    def blob(self) -> Blob:
+        """What was written; to be read after the context was left."""
+        ...
+
+
+class Storage(Protocol):
+    """Where blobs live. Every method may be called from any thread and any process at once."""
+
+    def writer(self, key: str) -> BlobWriter:
+        """Begin the blob `key`, which must be new: keys hold a random part, so no two writers meet.
+
+        When the writer's context has been left, the bytes survive a power cut.
+        """
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """Read the blob from its start. Raises BlobDamaged when there is none."""
+        ...
+
+    def list(self) -> Iterator[tuple[str, float]]:
+        """Every key, unfinished ones included, with the seconds since it was last written."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the blob; nothing happens when it is gone already."""
+        ...
+
+
+def put_files(storage: Storage, kind: str, files: dict[str, bytes]) -> Artifact:
+    """Store `files` under a new prefix of their own, `{kind}/{random}`."""
+    prefix = f"{kind}/{new_token()}"
+    written: dict[str, tuple[int, str]] = {}
+    for name, data in files.items():
+        with storage.writer(f"{prefix}/{name}") as writer:
+            writer.write(data)
+        written[name] = (writer.blob.bytes, writer.blob.sha256)
+    return Artifact(prefix, written)
+
+
+def get_files(storage: Storage, artifact: Artifact) -> dict[str, bytes]:
+    """The files of `artifact`. Raises BlobDamaged when one is missing or does not match its checksum."""
+    files: dict[str, bytes] = {}
+    for name, (size, sha256) in artifact.files.items():
+        with storage.open(artifact.key(name)) as blob:
+            data = blob.read()
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise BlobDamaged(f"The stored file '{name}' does not match its checksum.")
+        files[name] = data
+    return files
+
+
+class LocalStorage:
+    """Blobs as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def writer(self, key: str) -> LocalWriter:
+        return LocalWriter(self._path(key), key)
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError as error:
+            raise BlobDamaged(f"The stored blob '{key}' is missing.") from error
+
+    def list(self) -> Iterator[tuple[str, float]]:
+        now = time.time()
+        for path in self._root.rglob("*"):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    yield path.relative_to(self._root).as_posix(), now - path.stat().st_mtime
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder holds other blobs, or is gone
+            if path.parent != self._root:
+                path.parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        assert _KEY.fullmatch(key), key
+        assert ".." not in key.split("/"), key
+        return self._root / key
+
+
+class LocalWriter:
+    """Writes beside the final name, syncs, then links: a crash leaves a temporary file to sweep, never half a blob."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._temporary = path.with_name(path.name + _TEMPORARY)
+        self._key = key
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("xb")
+        except OSError as error:
+            raise StorageUnavailable from error
+        return self
+
+    def write(self, data: bytes) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise StorageUnavailable from error
+        self._hash.update(data)
+        self._size += len(data)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        try:
+            if error is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.link(self._temporary, self._path)  # fails where the key exists: a blob is written once
+                _sync_folder(self._path.parent)
+                _sync_folder(self._path.parent.parent)
+        except OSError as failure:
+            raise StorageUnavailable from failure
+        finally:
+            with suppress(OSError):  # closing flushes what a full disk will not take
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    @property
+    def blob(self) -> Blob:
+        return Blob(self._key, self._size, self._hash.hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

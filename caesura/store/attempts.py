@@ -1,0 +1,188 @@
+"""What a worker may do to its job. Every write names the lease's token and fails with LeaseLost when it is gone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, case, insert, select, update
+
+from caesura.errors import LeaseLost
+from caesura.ids import new_token
+from caesura.jobs import (
+    Artifact,
+    File,
+    Job,
+    JobError,
+    Lease,
+    Level,
+    Reason,
+    Status,
+    Told,
+    TrainingState,
+)
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.models import drop_states, keep_model
+from caesura.store.rows import Telling, move, now, tell, to_job
+
+_JOBS = tables.jobs.c
+#: Training states kept of a job: the newest, and one more should that be damaged.
+NUM_STATES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model to be made of the training state that is saved with it."""
+
+    reason: Reason
+    metrics: dict[str, Any]
+
+
+class Attempts:
+    """Contract: a job has at most one lease. Each method is one transaction that holds the job's row;
+    when it raises LeaseLost nothing was written, and nothing will ever be written under that lease again.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, job_id: str, worker: str, lease_s: float) -> tuple[Job, Lease] | None:
+        """queued → running under a new lease; None when the job is not queued (another worker was first)."""
+        lease = Lease(job_id, new_token())
+        with self._database.write() as connection:
+            job = move(
+                connection,
+                job_id,
+                Status.RUNNING,
+                _JOBS.status == Status.QUEUED,
+                worker=worker,
+                lease_token=lease.token,
+                lease_expires_at=time.time() + lease_s,
+                attempt=_JOBS.attempt + 1,
+                stalled_attempts=_JOBS.stalled_attempts + 1,
+            )
+            if job is None:
+                return None
+            tell(connection, job_id, Telling(Told.STARTED, key="started"))
+        return job, lease
+
+    def renew(self, lease: Lease, lease_s: float) -> Status:
+        """Prolong the lease; returns the job's status, `pausing` when a pause was asked for."""
+        with self._database.write() as connection:
+            return _hold(connection, lease, lease_expires_at=time.time() + lease_s).status
+
+    def status(self, lease: Lease) -> Status:
+        """The job's status, cheaply. Raises LeaseLost."""
+        query = select(_JOBS.status).where(_JOBS.id == lease.job_id, _JOBS.lease_token == lease.token)
+        with self._database.read() as connection:
+            status = connection.execute(query).scalar_one_or_none()
+        if status is None:
+            raise LeaseLost
+        return Status(status)
+
+    def set_plan(self, lease: Lease, plan: dict[str, Any]) -> dict[str, Any]:
+        """Record the plan of the job's first attempt; returns the plan that holds, which may be an earlier one."""
+        with self._database.write() as connection:
+            job = _hold(connection, lease)
+            if job.plan is not None:
+                return job.plan
+            connection.execute(update(tables.jobs).where(_JOBS.id == lease.job_id).values(plan=plan))
+        return plan
+
+    def tell(self, lease: Lease, *tellings: Telling) -> None:
+        with self._database.write() as connection:
+            _hold(connection, lease)
+            tell(connection, lease.job_id, *tellings)
+
+    def record_steps(self, lease: Lease, last_step: int, tellings: list[Telling], estimated_finish: int) -> None:
+        """Tell the metrics of the steps up to `last_step`; those told before are left as they are."""
+        with self._database.write() as connection:
+            _hold(
+                connection,
+                lease,
+                step=case((_JOBS.step < last_step, last_step), else_=_JOBS.step),
+                stalled_attempts=case((_JOBS.step < last_step, 0), else_=_JOBS.stalled_attempts),
+                estimated_finish=estimated_finish,
+            )
+            tell(connection, lease.job_id, *tellings)
+
+    def save(self, lease: Lease, state: TrainingState, model: NewModel | None = None) -> list[str]:
+        """Commit a training state, and the model made of its adapter if one is wanted.
+
+        Returns the keys of the blobs that this leaves without a row: the caller may delete them.
+        """
+        with self._database.write() as connection:
+            return _save(connection, _hold(connection, lease), state, model)
+
+    def pause(self, lease: Lease, state: TrainingState, model: NewModel) -> bool:
+        """Commit the state and its checkpoint, then pausing → paused and the lease is gone.
+
+        False when the pause was taken back meanwhile: the state is committed, the job still running.
+        """
+        with self._database.write() as connection:
+            _save(connection, _hold(connection, lease), state, model)
+            paused = move(connection, lease.job_id, Status.PAUSED, _JOBS.status == Status.PAUSING)
+            if paused is not None:
+                tell(connection, lease.job_id, Telling(Told.PAUSED))
+        return paused is not None
+
+    def finish(
+        self, lease: Lease, step: int, adapter: Artifact, metrics: dict[str, Any], results: File, trained_tokens: int
+    ) -> None:
+        """Publish the final model and the result file; the job succeeds, its training states are dropped."""
+        with self._database.write() as connection:
+            job = _hold(connection, lease)
+            connection.execute(
+                insert(tables.files).values({name: getattr(results, name) for name in File.__dataclass_fields__})
+            )
+            keep_model(connection, job, step, Reason.FINAL, metrics, adapter)
+            drop_states(connection, job.id, keep=0)
+            moved = move(
+                connection,
+                job.id,
+                Status.SUCCEEDED,
+                fine_tuned_model=job.model_name,
+                trained_tokens=trained_tokens,
+                result_files=[results.id],
+            )
+            assert moved is not None  # the lease was held a moment ago, in this transaction
+            tell(connection, job.id, Telling(Told.SUCCEEDED))
+
+    def fail(self, lease: Lease, error: JobError) -> None:
+        """The job fails; its training states are dropped, its checkpoints stay."""
+        with self._database.write() as connection:
+            job = _hold(connection, lease)
+            drop_states(connection, job.id, keep=0)
+            moved = move(connection, job.id, Status.FAILED, error=asdict(error))
+            assert moved is not None
+            tell(connection, job.id, Telling(error.message, Level.ERROR))
+
+
+def _hold(connection: Connection, lease: Lease, **values: Any) -> Job:
+    """Take the job's row for this transaction, writing `values`. Raises LeaseLost."""
+    statement = (
+        update(tables.jobs)
+        .where(_JOBS.id == lease.job_id, _JOBS.lease_token == lease.token)
+        .values(values or {"id": lease.job_id})
+        .returning(*tables.jobs.c)
+    )
+    row = connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise LeaseLost
+    return to_job(row)
+
+
+def _save(connection: Connection, job: Job, state: TrainingState, model: NewModel | None) -> list[str]:
+    values = {
+        "job_id": job.id,
+        "created_at": now(),
+        "step": state.step,
+        "adapter": asdict(state.adapter),
+        "optimizer": asdict(state.optimizer),
+    }
+    connection.execute(insert(tables.states).values(values))
+    if model is not None:
+        keep_model(connection, job, state.step, model.reason, model.metrics, state.adapter)
+    return drop_states(connection, job.id, keep=NUM_STATES)

@@ -1,0 +1,70 @@
+"""Connections and transactions. Nothing else in the package knows the dialect."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: How long a write waits for another process's transaction before it fails, seconds.
+BUSY_TIMEOUT_S = 60
+
+
+class Database:
+    """A SQL database. `read()` and `write()` may be used from any thread."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = create_engine(url)
+        # SQLite lets one writer through at a time and makes the others poll for it: within a process a lock is fairer.
+        self._writing = threading.Lock()
+        _listen(self._engine)
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; nothing happens when they are."""
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def read(self) -> Generator[Connection, None, None]:
+        """A transaction that sees one state of the database throughout."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Generator[Connection, None, None]:
+        """A transaction that is committed when the block ends, undone when it raises."""
+        with self._writing, self._engine.connect() as connection:
+            connection.execution_options(caesura_write=True)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _listen(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        # The driver's own idea of when a transaction begins is late: a read, then a write that finds the row changed.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit that was answered survives a power cut.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        writes = connection.get_execution_options().get("caesura_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

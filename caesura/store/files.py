@@ -1,0 +1,79 @@
+"""Uploaded files and result files."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select, update
+
+from caesura.errors import InvalidRequest, NotFound
+from caesura.ids import new_id
+from caesura.jobs import File
+from caesura.storage import Blob
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.rows import now, to_file
+
+
+class Files:
+    """Contract: a file exists from the moment its row does; its blob was written before."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, blob: Blob, filename: str, purpose: str) -> File:
+        file = new_file(blob, filename, purpose)
+        with self._database.write() as connection:
+            connection.execute(insert(tables.files).values(**{name: getattr(file, name) for name in file.__slots__}))
+        return file
+
+    def get(self, file_id: str) -> File:
+        """Raises NotFound."""
+        query = select(tables.files).where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+        return to_file(row)
+
+    def list(self, *, purpose: str | None, after: str | None, limit: int, descending: bool) -> tuple[list[File], bool]:
+        """A page behind the cursor `after` (a deleted file's id still serves), and whether more lies behind it.
+
+        Raises InvalidRequest for a cursor that never existed.
+        """
+        seq = tables.files.c.seq
+        query = select(tables.files).where(tables.files.c.deleted_at.is_(None)).limit(limit + 1)
+        query = query.order_by(seq.desc() if descending else seq.asc())
+        if purpose is not None:
+            query = query.where(tables.files.c.purpose == purpose)
+        with self._database.read() as connection:
+            if after is not None:
+                cursor = connection.execute(select(seq).where(tables.files.c.id == after)).scalar_one_or_none()
+                if cursor is None:
+                    raise InvalidRequest(f"Invalid 'after': there is no file '{after}'.", param="after")
+                query = query.where(seq < cursor if descending else seq > cursor)
+            rows = connection.execute(query).mappings().all()
+        return [to_file(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, file_id: str) -> None:
+        """Raises NotFound. Jobs that use the file keep reading its blob; the sweep removes it after them."""
+        statement = (
+            update(tables.files)
+            .where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None))
+            .values(deleted_at=now())
+        )
+        with self._database.write() as connection:
+            deleted = connection.execute(statement).rowcount
+        if not deleted:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+
+
+def new_file(blob: Blob, filename: str, purpose: str) -> File:
+    """The value of a file that is about to exist."""
+    return File(
+        id=new_id("file-"),
+        created_at=now(),
+        bytes=blob.bytes,
+        filename=filename,
+        purpose=purpose,
+        blob=blob.key,
+        sha256=blob.sha256,
+    )

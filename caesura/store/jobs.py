@@ -1,0 +1,180 @@
+"""What the API asks of jobs: create, read, list, pause, resume, cancel; and what validation reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Select, insert, select
+
+from caesura.errors import InvalidJobState, InvalidRequest, NotFound
+from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state
+
+_JOBS = tables.jobs.c
+
+
+class Jobs:
+    """Contract: every method is one transaction; a status never changes without its event.
+
+    The moves raise NotFound for an unknown job and InvalidJobState, naming the present status, for an illegal move.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, job: Job, *notes: Telling) -> None:
+        """Store a new job with its first events, `notes` after OpenAI's own two."""
+        created = Telling(Told.CREATED.format(id=job.id))
+        text = Told.VALIDATING if job.validation_file is None else Told.VALIDATING_BOTH
+        validating = Telling(text.format(training=job.training_file, validation=job.validation_file))
+        with self._database.write() as connection:
+            values = {name: getattr(job, name) for name in job.__slots__}
+            connection.execute(insert(tables.jobs).values(values))
+            tell(connection, job.id, created, *notes, validating)
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        with self._database.read() as connection:
+            return _get(connection, job_id)
+
+    def list(
+        self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
+    ) -> tuple[list[Job], bool]:
+        """Jobs behind the cursor, newest first, and whether more lie behind the page.
+
+        `metadata`: only jobs that have all these pairs. Raises InvalidRequest for a cursor that never existed.
+        """
+        query = select(tables.jobs).order_by(_JOBS.seq.desc()).limit(limit + 1)
+        for key, value in (metadata or {}).items():
+            query = query.where(_JOBS.metadata[key].as_string() == value)
+        if without_metadata:
+            query = query.where(_JOBS.metadata.is_(None))
+        with self._database.read() as connection:
+            if after is not None:
+                cursor = connection.execute(select(_JOBS.seq).where(_JOBS.id == after)).scalar_one_or_none()
+                if cursor is None:
+                    raise InvalidRequest(f"Invalid 'after': there is no job '{after}'.", param="after")
+                query = query.where(_JOBS.seq < cursor)
+            rows = connection.execute(query).mappings().all()
+        return [to_job(row) for row in rows[:limit]], len(rows) > limit
+
+    def list_events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[Event], bool]:
+        """Events behind the cursor, newest first. Raises NotFound, InvalidRequest for an unknown cursor."""
+        events = tables.events.c
+        query = select(tables.events).where(events.job_id == job_id).order_by(events.seq.desc()).limit(limit + 1)
+        with self._database.read() as connection:
+            _get(connection, job_id)
+            if after is not None:
+                cursor = connection.execute(
+                    select(events.seq).where(events.id == after, events.job_id == job_id)
+                ).scalar_one_or_none()
+                if cursor is None:
+                    raise InvalidRequest(f"Invalid 'after': job {job_id} has no event '{after}'.", param="after")
+                query = query.where(events.seq < cursor)
+            rows = connection.execute(query).mappings().all()
+        return [to_event(row) for row in rows[:limit]], len(rows) > limit
+
+    def list_metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """The data of the job's metric events, in the order of steps."""
+        query = (
+            select(tables.events.c.data)
+            .where(tables.events.c.job_id == job_id, tables.events.c.type == "metrics")
+            .order_by(tables.events.c.seq)
+        )
+        with self._database.read() as connection:
+            rows = list(connection.execute(query).scalars())
+        return sorted(rows, key=lambda data: data["step"])
+
+    def list_states(self, job_id: str) -> list[TrainingState]:
+        """The committed training states, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(newest_states(job_id)).mappings().all()
+        return [to_state(row) for row in rows]
+
+    def in_status(self, *statuses: Status) -> list[Job]:
+        """Jobs in any of these statuses, oldest first."""
+        query = select(tables.jobs).where(_JOBS.status.in_(statuses)).order_by(_JOBS.seq)
+        with self._database.read() as connection:
+            return [to_job(row) for row in connection.execute(query).mappings()]
+
+    def mark_valid(self, job_id: str) -> bool:
+        """validating_files → queued; False when the job has moved elsewhere meanwhile."""
+        with self._database.write() as connection:
+            job = move(connection, job_id, Status.QUEUED, _JOBS.status == Status.VALIDATING_FILES, validated_at=now())
+            if job is not None:
+                tell(connection, job_id, Telling(Told.QUEUED))
+        return job is not None
+
+    def fail(self, job_id: str, error: JobError, *from_statuses: Status) -> bool:
+        """Fail the job out of any of `from_statuses`; False when it was in none of them."""
+        with self._database.write() as connection:
+            job = move(connection, job_id, Status.FAILED, _JOBS.status.in_(from_statuses), error=asdict(error))
+            if job is not None:
+                tell(connection, job_id, Telling(error.message, Level.ERROR))
+        return job is not None
+
+    def pause(self, job_id: str) -> Job:
+        """Ask a running job to pause (its worker will), or pause a waiting one at once.
+
+        Pausing a paused or pausing job changes nothing and is no fault.
+        """
+        with self._database.write() as connection:
+            job = move(connection, job_id, Status.PAUSING)
+            if job is not None:
+                tell(connection, job_id, Telling(Told.PAUSING))
+                return job
+            waiting = _JOBS.status.in_((Status.VALIDATING_FILES, Status.QUEUED))
+            job = move(connection, job_id, Status.PAUSED, waiting)
+            if job is not None:
+                tell(connection, job_id, Telling(Told.PAUSED))
+                return job
+            job = _get(connection, job_id)
+        if job.status in (Status.PAUSED, Status.PAUSING):
+            return job
+        raise _illegal(job, "paused", "validating_files, queued or running")
+
+    def resume(self, job_id: str) -> Job:
+        """Put a paused job back in the queue; take back a pause that is still under way."""
+        with self._database.write() as connection:
+            paused, validated = _JOBS.status == Status.PAUSED, _JOBS.validated_at.is_not(None)
+            job = (
+                move(connection, job_id, Status.RUNNING, _JOBS.status == Status.PAUSING)
+                or move(connection, job_id, Status.QUEUED, paused, validated, stalled_attempts=0)
+                or move(connection, job_id, Status.VALIDATING_FILES, paused)
+            )
+            if job is None:
+                raise _illegal(_get(connection, job_id), "resumed", "paused or pausing")
+            tell(connection, job_id, Telling(Told.RESUMED))
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """End the job now. A worker that holds it finds its lease gone. Checkpoints stay usable."""
+        with self._database.write() as connection:
+            job = move(connection, job_id, Status.CANCELLED)
+            if job is None:
+                raise _illegal(_get(connection, job_id), "cancelled", "not final")
+            tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
+        return job
+
+
+def newest_states(job_id: str) -> Select[Any]:
+    """The query of a job's training states, newest first."""
+    states = tables.states.c
+    return select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
+
+
+def _get(connection: Connection, job_id: str) -> Job:
+    row = connection.execute(select(tables.jobs).where(_JOBS.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+    return to_job(row)
+
+
+def _illegal(job: Job, verb: str, needed: str) -> InvalidJobState:
+    ended = " It has ended and stays as it is." if job.status in FINAL else ""
+    return InvalidJobState(
+        f"Job {job.id} cannot be {verb}: its status is '{job.status}', and it must be {needed}.{ended}"
+    )

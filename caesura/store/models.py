@@ -1,0 +1,115 @@
+"""Tuned models: the checkpoints and the final model of every job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from caesura.errors import InvalidRequest, NotFound
+from caesura.ids import new_id
+from caesura.jobs import NUM_EPOCH_CHECKPOINTS, Artifact, Job, Model, Reason, Told
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.rows import Telling, now, tell, to_artifact, to_model
+
+_MODELS = tables.models.c
+
+
+class Models:
+    """Contract: a model answers chat from the moment its row exists until it is deleted."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, name: str) -> Model | None:
+        query = select(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else to_model(row)
+
+    def list(self) -> list[Model]:
+        """Every tuned model, oldest first."""
+        query = select(tables.models).where(_MODELS.deleted_at.is_(None)).order_by(_MODELS.seq)
+        with self._database.read() as connection:
+            return [to_model(row) for row in connection.execute(query).mappings()]
+
+    def list_of_job(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[Model], bool]:
+        """The job's checkpoints behind the cursor, highest step first, and whether more lie behind the page.
+
+        Raises InvalidRequest for a cursor that never existed.
+        """
+        query = select(tables.models).where(_MODELS.job_id == job_id).order_by(_MODELS.step.desc())
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        if after is not None:
+            ids = [row["id"] for row in rows]
+            if after not in ids:
+                raise InvalidRequest(f"Invalid 'after': job {job_id} has no checkpoint '{after}'.", param="after")
+            rows = rows[ids.index(after) + 1 :]
+        models = [to_model(row) for row in rows if row["deleted_at"] is None]
+        return models[:limit], len(models) > limit
+
+    def delete(self, name: str) -> None:
+        """Raises NotFound. The job keeps the name; chat with it is refused from now on."""
+        statement = (
+            update(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None)).values(deleted_at=now())
+        )
+        with self._database.write() as connection:
+            deleted = connection.execute(statement).rowcount
+        if not deleted:
+            raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
+
+
+def keep_model(
+    connection: Connection, job: Job, step: int, reason: Reason, metrics: dict[str, Any], adapter: Artifact
+) -> None:
+    """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three.
+
+    A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good.
+    """
+    name = job.model_name if reason is Reason.FINAL else job.checkpoint_name(step)
+    existing = connection.execute(select(_MODELS.seq).where(_MODELS.name == name)).scalar_one_or_none()
+    if existing is None:
+        values = {
+            "id": new_id("ftckpt_"),
+            "name": name,
+            "created_at": now(),
+            "job_id": job.id,
+            "base": job.base,
+            "step": step,
+            "reason": reason,
+            "metrics": metrics,
+            "adapter": {"prefix": adapter.prefix, "files": adapter.files},
+        }
+        connection.execute(insert(tables.models).values(values))
+    elif reason is Reason.PAUSE:
+        connection.execute(update(tables.models).where(_MODELS.seq == existing).values(reason=reason))
+    if reason is Reason.FINAL:
+        tell(connection, job.id, Telling(Told.MODEL.format(model=name), key="model:final"))
+    else:
+        tell(connection, job.id, Telling(Told.CHECKPOINT.format(step=step, model=name), key=f"model:{step}"))
+    _prune(connection, job.id)
+
+
+def _prune(connection: Connection, job_id: str) -> None:
+    of_epochs = (
+        select(_MODELS.seq)
+        .where(_MODELS.job_id == job_id, _MODELS.reason.in_((Reason.EPOCH, Reason.FINAL)), _MODELS.deleted_at.is_(None))
+        .order_by(_MODELS.step.desc())
+        .offset(NUM_EPOCH_CHECKPOINTS)
+    )
+    surplus = list(connection.execute(of_epochs).scalars())
+    connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
+
+
+def drop_states(connection: Connection, job_id: str, keep: int) -> list[str]:
+    """Forget all but the newest `keep` training states of the job; returns the blobs that no row names any more."""
+    states = tables.states.c
+    query = select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
+    surplus = connection.execute(query.offset(keep)).mappings().all()
+    connection.execute(delete(tables.states).where(states.seq.in_([row["seq"] for row in surplus])))
+    named = select(_MODELS.adapter).where(_MODELS.job_id == job_id, _MODELS.deleted_at.is_(None))
+    prefixes = {adapter["prefix"] for adapter in connection.execute(named).scalars()}
+    dropped = [to_artifact(row[column]) for row in surplus for column in ("adapter", "optimizer")]
+    return [key for artifact in dropped if artifact.prefix not in prefixes for key in artifact.blobs()]

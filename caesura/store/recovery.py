@@ -1,0 +1,122 @@
+"""What the scheduler mends: jobs whose worker is gone, and the list of blobs that rows still name."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from caesura.jobs import (
+    FINAL,
+    NUM_STALLED_ATTEMPTS,
+    Job,
+    JobError,
+    Level,
+    Reason,
+    Status,
+    Told,
+)
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.jobs import newest_states
+from caesura.store.models import drop_states, keep_model
+from caesura.store.rows import Telling, move, tell, to_artifact, to_job, to_state
+
+_JOBS = tables.jobs.c
+
+
+class Recovery:
+    """Contract: a job whose worker is gone goes on from its last committed training state, or is paused at it when
+    a pause was under way; after three attempts without a new step it fails, naming the cause.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def worker_gone(self, worker: str, cause: str) -> None:
+        """Mend the job that `worker`, a process that has ended, still holds; nothing happens if it holds none."""
+        with self._database.write() as connection:
+            _mend(connection, _JOBS.worker == worker, cause)
+
+    def expire_leases(self) -> None:
+        """Mend every job whose lease has run out."""
+        with self._database.write() as connection:
+            _mend(connection, _JOBS.lease_expires_at < time.time(), "its lease ran out")
+
+    def launch_failed(self, job_id: str, cause: str) -> None:
+        """Count a worker that ended before it claimed the queued job; the third one in a row fails the job."""
+        queued = _JOBS.status == Status.QUEUED
+        statement = (
+            update(tables.jobs)
+            .where(_JOBS.id == job_id, queued)
+            .values(stalled_attempts=_JOBS.stalled_attempts + 1)
+            .returning(_JOBS.stalled_attempts)
+        )
+        with self._database.write() as connection:
+            stalled = connection.execute(statement).scalar_one_or_none()
+            if stalled is not None and stalled >= NUM_STALLED_ATTEMPTS:
+                _fail(connection, job_id, cause, queued)
+
+    def referenced_blobs(self) -> set[str]:
+        """The keys of all blobs that a row names."""
+        files, states, models = tables.files.c, tables.states.c, tables.models.c
+        keys: set[str] = set()
+        with self._database.read() as connection:
+            keys.update(connection.execute(select(files.blob).where(files.deleted_at.is_(None))).scalars())
+            used = select(_JOBS.training_blob, _JOBS.validation_blob).where(_JOBS.status.not_in(FINAL))
+            for training, validation in connection.execute(used):
+                keys.update(key for key in (training, validation) if key is not None)
+            artifacts: list[dict[str, Any]] = []
+            for adapter, optimizer in connection.execute(select(states.adapter, states.optimizer)):
+                artifacts += [adapter, optimizer]
+            artifacts += connection.execute(select(models.adapter).where(models.deleted_at.is_(None))).scalars()
+        for artifact in artifacts:
+            keys.update(to_artifact(artifact).blobs())
+        return keys
+
+
+def _mend(connection: Connection, gone: ColumnElement[bool], cause: str) -> None:
+    active = _JOBS.status.in_((Status.RUNNING, Status.PAUSING))
+    for row in connection.execute(select(tables.jobs).where(active, gone)).mappings().all():
+        job = to_job(row)
+        if job.status is Status.PAUSING:
+            _pause(connection, job)
+        elif job.stalled_attempts >= NUM_STALLED_ATTEMPTS:
+            drop_states(connection, job.id, keep=0)
+            _fail(connection, job.id, cause, active)
+        else:
+            step = _newest_step(connection, job.id)
+            move(connection, job.id, Status.QUEUED, active)
+            tell(connection, job.id, Telling(Told.INTERRUPTED.format(cause=cause, step=step), Level.WARN))
+
+
+def _pause(connection: Connection, job: Job) -> None:
+    """Finish a pause whose worker died: at the last committed state, which becomes the checkpoint."""
+    row = connection.execute(newest_states(job.id).limit(1)).mappings().one_or_none()
+    if row is not None:
+        state = to_state(row)
+        metrics = _metrics_at(connection, job.id, state.step)
+        keep_model(connection, job, state.step, Reason.PAUSE, metrics, state.adapter)
+    move(connection, job.id, Status.PAUSED)
+    tell(connection, job.id, Telling(Told.PAUSED))
+
+
+def _fail(connection: Connection, job_id: str, cause: str, *conditions: ColumnElement[bool]) -> None:
+    message = f"The job failed: its worker stopped {NUM_STALLED_ATTEMPTS} times without a new step ({cause})."
+    error = JobError("server_error", message)
+    if move(connection, job_id, Status.FAILED, *conditions, error=asdict(error)) is not None:
+        tell(connection, job_id, Telling(message, Level.ERROR))
+
+
+def _newest_step(connection: Connection, job_id: str) -> int:
+    row = connection.execute(newest_states(job_id).limit(1)).mappings().one_or_none()
+    return 0 if row is None else row["step"]
+
+
+def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
+    events = tables.events.c
+    query = select(events.data).where(events.job_id == job_id, events.key == f"step:{step}")
+    return connection.execute(query).scalar_one_or_none() or {}

@@ -1,0 +1,114 @@
+"""Between rows and values, and the two writes that the other modules here are made of: a move and its event."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from caesura.ids import new_id
+from caesura.jobs import (
+    ACTIVE,
+    FINAL,
+    Artifact,
+    Event,
+    File,
+    Job,
+    JobError,
+    Level,
+    Model,
+    Reason,
+    Status,
+    TrainingState,
+    sources,
+)
+from caesura.store import tables
+
+_JOB_FIELDS = Job.__dataclass_fields__
+_NO_LEASE: dict[str, Any] = dict.fromkeys(("worker", "lease_token", "lease_expires_at", "estimated_finish"))
+
+
+def now() -> int:
+    """Unix seconds."""
+    return int(time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """An event to be written; one with a `key` is told once for its job, however often it is written."""
+
+    message: str
+    level: Level = Level.INFO
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    type: str = "message"
+    key: str | None = None
+
+
+def move(
+    connection: Connection, job_id: str, to: Status, *conditions: ColumnElement[bool], **values: Any
+) -> Job | None:
+    """Move the job to the status `to`, in one statement, where TRANSITIONS and all `conditions` allow it.
+
+    Returns the job as it is now, None when nothing was moved. A job that leaves the active statuses loses its lease.
+    """
+    if to not in ACTIVE:
+        values = _NO_LEASE | values
+    if to in FINAL:
+        values["finished_at"] = now()
+    statement = (
+        update(tables.jobs)
+        .where(tables.jobs.c.id == job_id, tables.jobs.c.status.in_(sources(to)), *conditions)
+        .values(status=to, **values)
+        .returning(*tables.jobs.c)
+    )
+    row = connection.execute(statement).mappings().one_or_none()
+    return None if row is None else to_job(row)
+
+
+def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
+    """Write events of a job whose row this transaction has already changed (and so locked)."""
+    keys = [telling.key for telling in tellings if telling.key is not None]
+    told: set[str | None] = set()
+    if keys:
+        query = select(tables.events.c.key).where(tables.events.c.job_id == job_id, tables.events.c.key.in_(keys))
+        told = set(connection.execute(query).scalars())
+    rows = [
+        {"id": new_id("ftevent-"), "job_id": job_id, "created_at": now(), **asdict(telling)}
+        for telling in tellings
+        if telling.key is None or telling.key not in told
+    ]
+    if rows:
+        connection.execute(insert(tables.events), rows)
+
+
+def to_artifact(value: dict[str, Any]) -> Artifact:
+    return Artifact(value["prefix"], {name: (size, sha256) for name, (size, sha256) in value["files"].items()})
+
+
+def to_file(row: RowMapping) -> File:
+    return File(**{name: row[name] for name in File.__dataclass_fields__})
+
+
+def to_event(row: RowMapping) -> Event:
+    return Event(**{name: row[name] for name in Event.__dataclass_fields__})
+
+
+def to_job(row: RowMapping) -> Job:
+    values: dict[str, Any] = {name: row[name] for name in _JOB_FIELDS}
+    values["status"] = Status(row["status"])
+    values["error"] = None if row["error"] is None else JobError(**row["error"])
+    return Job(**values)
+
+
+def to_model(row: RowMapping) -> Model:
+    values: dict[str, Any] = {name: row[name] for name in Model.__dataclass_fields__}
+    values["reason"] = Reason(row["reason"])
+    values["adapter"] = to_artifact(row["adapter"])
+    return Model(**values)
+
+
+def to_state(row: RowMapping) -> TrainingState:
+    return TrainingState(row["step"], to_artifact(row["adapter"]), to_artifact(row["optimizer"]))

@@ -1,0 +1,128 @@
+"""The tables. `seq` orders rows by their making: seconds collide, and cursors must not."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+# SQLite counts up on its own only for INTEGER keys.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _seq() -> Column[int]:
+    return Column("seq", _Sequence, primary_key=True, autoincrement=True)
+
+
+files = Table(
+    "files",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    # A tombstone: the cursor of a deleted file still works.
+    Column("deleted_at", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", String(32), nullable=False, index=True),
+    Column("base", Text, nullable=False),
+    Column("model_name", Text, nullable=False, unique=True),
+    Column("method", JSON, nullable=False),
+    Column("training_file", String(64), nullable=False),
+    Column("training_blob", Text, nullable=False),
+    Column("validation_file", String(64)),
+    Column("validation_blob", Text),
+    Column("suffix", String(64)),
+    Column("seed", BigInteger, nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    Column("integrations", JSON, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("estimated_finish", BigInteger),
+    Column("trained_tokens", BigInteger),
+    Column("result_files", JSON, nullable=False),
+    Column("fine_tuned_model", Text),
+    Column("error", JSON(none_as_null=True)),
+    Column("plan", JSON(none_as_null=True)),
+    Column("step", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("stalled_attempts", Integer, nullable=False),
+    # Set when the files were found good; a job paused before that is validated after its resume.
+    Column("validated_at", BigInteger),
+    Column("worker", String(64)),
+    Column("lease_token", String(64)),
+    Column("lease_expires_at", Float),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("data", JSON, nullable=False),
+    # What may be told only once, e.g. `step:31`; replayed steps meet it and stay silent.
+    Column("key", String(64)),
+    UniqueConstraint("job_id", "key"),
+    Index("events_of_job", "job_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+states = Table(
+    "states",
+    metadata,
+    _seq(),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("adapter", JSON, nullable=False),
+    Column("optimizer", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+models = Table(
+    "models",
+    metadata,
+    _seq(),
+    # The checkpoint's id; a job's final model stands in the list of its checkpoints too.
+    Column("id", String(64), nullable=False, unique=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("reason", String(8), nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("adapter", JSON, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index("models_of_job", "job_id", "step"),
+    sqlite_autoincrement=True,
+)
