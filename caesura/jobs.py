@@ -69,6 +69,7 @@ class Told:
     MODEL = "New fine-tuned model created: {model}"
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"
+    RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
     INTERRUPTED = "The worker stopped unexpectedly ({cause}); the job resumes from step {step}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, case, insert, select, update
@@ -30,14 +30,6 @@ from caesura.store.rows import Telling, move, now, tell, to_job
 _JOBS = tables.jobs.c
 #: Training states kept of a job: the newest, and one more should that be damaged.
 NUM_STATES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class NewModel:
-    """A model to be made of the training state that is saved with it."""
-
-    reason: Reason
-    metrics: dict[str, Any]
 
 
 class Attempts:
@@ -108,36 +100,41 @@ class Attempts:
             )
             tell(connection, lease.job_id, *tellings)
 
-    def save(self, lease: Lease, state: TrainingState, model: NewModel | None = None) -> list[str]:
-        """Commit a training state, and the model made of its adapter if one is wanted.
+    def save(self, lease: Lease, state: TrainingState, reason: Reason | None = None) -> list[str]:
+        """Commit a training state and, given a reason, make a model of its adapter.
 
         Returns the keys of the blobs that this leaves without a row: the caller may delete them.
         """
         with self._database.write() as connection:
-            return _save(connection, _hold(connection, lease), state, model)
+            return _save(connection, _hold(connection, lease), state, reason)
 
-    def pause(self, lease: Lease, state: TrainingState, model: NewModel) -> bool:
+    def pause(self, lease: Lease, state: TrainingState) -> bool:
         """Commit the state and its checkpoint, then pausing → paused and the lease is gone.
 
         False when the pause was taken back meanwhile: the state is committed, the job still running.
         """
         with self._database.write() as connection:
-            _save(connection, _hold(connection, lease), state, model)
+            _save(connection, _hold(connection, lease), state, Reason.PAUSE)
             paused = move(connection, lease.job_id, Status.PAUSED, _JOBS.status == Status.PAUSING)
             if paused is not None:
                 tell(connection, lease.job_id, Telling(Told.PAUSED))
         return paused is not None
 
-    def finish(
-        self, lease: Lease, step: int, adapter: Artifact, metrics: dict[str, Any], results: File, trained_tokens: int
-    ) -> None:
+    def release(self, lease: Lease, state: TrainingState) -> None:
+        """Commit the state and give the job back to the queue: its server is stopping."""
+        with self._database.write() as connection:
+            _save(connection, _hold(connection, lease), state, None)
+            move(connection, lease.job_id, Status.QUEUED, stalled_attempts=0)
+            tell(connection, lease.job_id, Telling(Told.RELEASED.format(step=state.step)))
+
+    def finish(self, lease: Lease, step: int, adapter: Artifact, results: File, trained_tokens: int) -> None:
         """Publish the final model and the result file; the job succeeds, its training states are dropped."""
         with self._database.write() as connection:
             job = _hold(connection, lease)
             connection.execute(
                 insert(tables.files).values({name: getattr(results, name) for name in File.__dataclass_fields__})
             )
-            keep_model(connection, job, step, Reason.FINAL, metrics, adapter)
+            keep_model(connection, job, step, Reason.FINAL, adapter)
             drop_states(connection, job.id, keep=0)
             moved = move(
                 connection,
@@ -174,7 +171,7 @@ def _hold(connection: Connection, lease: Lease, **values: Any) -> Job:
     return to_job(row)
 
 
-def _save(connection: Connection, job: Job, state: TrainingState, model: NewModel | None) -> list[str]:
+def _save(connection: Connection, job: Job, state: TrainingState, reason: Reason | None) -> list[str]:
     values = {
         "job_id": job.id,
         "created_at": now(),
@@ -183,6 +180,6 @@ def _save(connection: Connection, job: Job, state: TrainingState, model: NewMode
         "optimizer": asdict(state.optimizer),
     }
     connection.execute(insert(tables.states).values(values))
-    if model is not None:
-        keep_model(connection, job, state.step, model.reason, model.metrics, state.adapter)
+    if reason is not None:
+        keep_model(connection, job, state.step, reason, state.adapter)
     return drop_states(connection, job.id, keep=NUM_STATES)

@@ -61,9 +61,7 @@ class Models:
             raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
 
 
-def keep_model(
-    connection: Connection, job: Job, step: int, reason: Reason, metrics: dict[str, Any], adapter: Artifact
-) -> None:
+def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adapter: Artifact) -> None:
     """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three.
 
     A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good.
@@ -79,7 +77,7 @@ def keep_model(
             "base": job.base,
             "step": step,
             "reason": reason,
-            "metrics": metrics,
+            "metrics": _metrics_at(connection, job.id, step),
             "adapter": {"prefix": adapter.prefix, "files": adapter.files},
         }
         connection.execute(insert(tables.models).values(values))
@@ -90,6 +88,14 @@ def keep_model(
     else:
         tell(connection, job.id, Telling(Told.CHECKPOINT.format(step=step, model=name), key=f"model:{step}"))
     _prune(connection, job.id)
+
+
+def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
+    """The metrics that were told of the step, without what was not measured."""
+    events = tables.events.c
+    query = select(events.data).where(events.job_id == job_id, events.key == f"step:{step}")
+    data: dict[str, Any] = connection.execute(query).scalar_one_or_none() or {"step": step}
+    return {name: value for name, value in data.items() if name != "total_steps" and value is not None}
 
 
 def _prune(connection: Connection, job_id: str) -> None:

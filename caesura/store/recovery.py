@@ -43,8 +43,12 @@ class Recovery:
 
     def expire_leases(self) -> None:
         """Mend every job whose lease has run out."""
+        expired = _JOBS.lease_expires_at < time.time()
+        with self._database.read() as connection:
+            if connection.execute(select(_JOBS.id).where(expired).limit(1)).first() is None:
+                return  # the usual case takes no write transaction
         with self._database.write() as connection:
-            _mend(connection, _JOBS.lease_expires_at < time.time(), "its lease ran out")
+            _mend(connection, expired, "its lease ran out")
 
     def launch_failed(self, job_id: str, cause: str) -> None:
         """Count a worker that ended before it claimed the queued job; the third one in a row fails the job."""
@@ -98,8 +102,7 @@ def _pause(connection: Connection, job: Job) -> None:
     row = connection.execute(newest_states(job.id).limit(1)).mappings().one_or_none()
     if row is not None:
         state = to_state(row)
-        metrics = _metrics_at(connection, job.id, state.step)
-        keep_model(connection, job, state.step, Reason.PAUSE, metrics, state.adapter)
+        keep_model(connection, job, state.step, Reason.PAUSE, state.adapter)
     move(connection, job.id, Status.PAUSED)
     tell(connection, job.id, Telling(Told.PAUSED))
 
@@ -114,9 +117,3 @@ def _fail(connection: Connection, job_id: str, cause: str, *conditions: ColumnEl
 def _newest_step(connection: Connection, job_id: str) -> int:
     row = connection.execute(newest_states(job_id).limit(1)).mappings().one_or_none()
     return 0 if row is None else row["step"]
-
-
-def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
-    events = tables.events.c
-    query = select(events.data).where(events.job_id == job_id, events.key == f"step:{step}")
-    return connection.execute(query).scalar_one_or_none() or {}

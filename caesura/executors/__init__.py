@@ -1,0 +1,31 @@
+"""Executors start workers and say when they end. Which job is whose is in the database, not here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    """A worker process has ended. `cause` says how, in words for the user."""
+
+    worker: str
+    job_id: str | None
+    cause: str
+
+
+class Executor(Protocol):
+    """Where workers run. Methods are called by the scheduler's thread alone."""
+
+    def start(self, job_id: str) -> None:
+        """Start a worker for the job; it claims the job itself, and may find it taken."""
+        ...
+
+    def tick(self) -> list[WorkerExit]:
+        """What has ended since the last call. Never waits."""
+        ...
+
+    def close(self) -> None:
+        """Have the workers save their jobs and give them back, and wait until they are gone."""
+        ...

@@ -1,0 +1,127 @@
+"""Moves jobs on: validates new ones, launches workers into free slots, mends what lost its worker, sweeps blobs.
+
+It holds no truth: all it knows stands in the database, so it may be killed and started again at any time, and several
+may run at once over one database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from caesura.data.validate import validate
+from caesura.errors import CaesuraError
+from caesura.executors import Executor
+from caesura.jobs import Job, JobError, Status
+from caesura.storage import Storage
+from caesura.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: The longest time between two looks at the database; what happens in this process wakes the scheduler at once.
+TICK_S = 0.5
+SWEEP_INTERVAL_S = 60.0
+#: A blob that no row names is left alone for so long: its row may be about to be written.
+SWEEP_GRACE_S = 900.0
+
+
+class Scheduler:
+    """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended."""
+
+    def __init__(
+        self, store: Store, storage: Storage, slots: int, executor: Callable[[Callable[[], None]], Executor]
+    ) -> None:
+        self._store = store
+        self._storage = storage
+        self._slots = slots
+        self._executor = executor(self.wake)
+        #: Jobs that a worker was started for and that are not claimed yet.
+        self._starting: set[str] = set()
+        self._swept_at = 0.0
+        self._stopping = False
+        self._woken = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and the workers: each saves its job and gives it back to the queue."""
+        self._stopping = True
+        self.wake()
+        self._thread.join()
+        self._executor.close()
+
+    def wake(self) -> None:
+        """Look at the database now. May be called from any thread."""
+        self._woken.set()
+
+    def tick(self) -> None:
+        """Everything that is to be done now, in the order in which one thing makes room for the next."""
+        self._mend()
+        for job in self._store.jobs.in_status(Status.VALIDATING_FILES):
+            self._validate(job)
+        self._launch()
+        if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
+            self._sweep()
+            self._swept_at = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.tick()
+            except Exception:  # the thread must outlive whatever one tick meets; the next tick meets it again
+                logger.exception("the scheduler's tick failed; trying again")
+            self._woken.wait(TICK_S)
+            self._woken.clear()
+
+    def _mend(self) -> None:
+        for ended in self._executor.tick():
+            self._store.recovery.worker_gone(ended.worker, ended.cause)
+            if ended.job_id in self._starting:
+                self._starting.discard(ended.job_id)
+                self._store.recovery.launch_failed(ended.job_id, ended.cause)
+        self._store.recovery.expire_leases()
+
+    def _validate(self, job: Job) -> None:
+        error: JobError | None = None
+        for param, blob in (("training_file", job.training_blob), ("validation_file", job.validation_blob)):
+            if blob is not None and error is None:
+                error = self._find_fault(param, blob)
+        if error is None:
+            self._store.jobs.mark_valid(job.id)
+        else:
+            self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+
+    def _find_fault(self, param: str, blob: str) -> JobError | None:
+        try:
+            with self._storage.open(blob) as lines:
+                return validate(lines).error(param)
+        except CaesuraError as error:
+            logger.exception("a file of a job cannot be read")
+            return JobError("server_error", f"The file cannot be read: {error.message}", param)
+
+    def _launch(self) -> None:
+        queued = [job.id for job in self._store.jobs.in_status(Status.QUEUED)]
+        self._starting.intersection_update(queued)
+        num_active = len(self._store.jobs.in_status(Status.RUNNING, Status.PAUSING))
+        for job_id in queued:
+            if num_active + len(self._starting) >= self._slots:
+                return
+            if job_id not in self._starting:
+                self._executor.start(job_id)
+                self._starting.add(job_id)
+
+    def _sweep(self) -> None:
+        """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""
+        old = [key for key, age_s in self._storage.list() if age_s > SWEEP_GRACE_S]
+        if not old:
+            return
+        # Read after the listing: a blob whose row came meanwhile is in.
+        referenced = self._store.recovery.referenced_blobs()
+        for key in old:
+            if key not in referenced:
+                logger.info("sweeping the blob %s", key)
+                self._storage.delete(key)

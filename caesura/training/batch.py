@@ -1,0 +1,55 @@
+"""From rendered rows to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caesura.data.render import Example
+
+#: Any id would do: padded positions carry no loss, and real tokens never look right.
+PAD_ID = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one forward pass, padded on the right: B rows of T tokens, of which K positions are scored."""
+
+    token_ids_BT: Tensor
+    #: The positions (of T) at which any row has a target.
+    keep_K: Tensor
+    #: The token that follows each kept position.
+    targets_BK: Tensor
+    #: 1 where that token is learned.
+    mask_BK: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.token_ids_BT.to(device), self.keep_K.to(device), self.targets_BK.to(device), self.mask_BK.to(device)
+        )
+
+
+def make_batch(examples: Sequence[Example]) -> Batch:
+    """The last token of a row is only ever a target, so T is the longest row's tokens less one."""
+    num_tokens = max(len(example.token_ids) for example in examples)
+    token_ids_BT = torch.full((len(examples), num_tokens), PAD_ID)
+    mask_BT = torch.zeros(len(examples), num_tokens)
+    for row, example in enumerate(examples):
+        token_ids_BT[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
+        mask_BT[row, : len(example.loss_mask)] = torch.tensor(example.loss_mask, dtype=torch.float32)
+    keep_K = mask_BT[:, 1:].any(0).nonzero().squeeze(1)
+    return Batch(token_ids_BT[:, :-1], keep_K, token_ids_BT[:, keep_K + 1], mask_BT[:, keep_K + 1])
+
+
+def split_by_tokens(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+    """Cut rows, ordered by length, into groups of at most `max_tokens` tokens with their padding, one row at least."""
+    groups: list[list[Example]] = []
+    for example in sorted(examples, key=lambda example: (len(example.token_ids), example.line)):
+        if groups and (len(groups[-1]) + 1) * len(example.token_ids) <= max_tokens:
+            groups[-1].append(example)
+        else:
+            groups.append([example])
+    return groups

@@ -1,0 +1,75 @@
+"""From what the user asked for to numbers: `auto` resolved, the learning rate of every step. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Auto = Literal["auto"]
+
+TARGET_EPOCHS = 3
+MIN_TARGET_EXAMPLES = 100
+MAX_TARGET_EXAMPLES = 25_000
+MAX_AUTO_EPOCHS = 25
+MAX_BATCH_SIZE = 256
+BATCH_SHARE = 0.002
+
+#: The learning rate at multiplier 1 of a model of 7 B parameters, and how it grows as models shrink.
+REFERENCE_RATE = 2e-4
+REFERENCE_PARAMETERS = 7e9
+RATE_EXPONENT = 0.36
+MIN_RATE, MAX_RATE = 5e-5, 4e-3
+#: Share of the steps in which the rate rises to its peak.
+WARMUP_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+def resolve(asked: dict[str, Any], num_rows: int) -> Hyperparameters:
+    """Replace every `auto` by a number, as OpenAI's service was seen to (its cookbook's rule for the epochs)."""
+    epochs: int | Auto = asked.get("n_epochs", "auto")
+    batch_size: int | Auto = asked.get("batch_size", "auto")
+    multiplier: float | Auto = asked.get("learning_rate_multiplier", "auto")
+    return Hyperparameters(
+        n_epochs=auto_epochs(num_rows) if epochs == "auto" else epochs,
+        batch_size=auto_batch_size(num_rows) if batch_size == "auto" else batch_size,
+        learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
+    )
+
+
+def auto_epochs(num_rows: int) -> int:
+    """3 epochs, more where that shows fewer than 100 examples (at most 25), fewer where it shows over 25,000."""
+    if num_rows * TARGET_EPOCHS < MIN_TARGET_EXAMPLES:
+        return min(MAX_AUTO_EPOCHS, MIN_TARGET_EXAMPLES // num_rows)
+    if num_rows * TARGET_EPOCHS > MAX_TARGET_EXAMPLES:
+        return max(1, MAX_TARGET_EXAMPLES // num_rows)
+    return TARGET_EPOCHS
+
+
+def auto_batch_size(num_rows: int) -> int:
+    """About 0.2 % of the rows, 1 to 256."""
+    return max(1, min(MAX_BATCH_SIZE, round(num_rows * BATCH_SHARE)))
+
+
+def base_learning_rate(num_parameters: int) -> float:
+    """The rate of a LoRA adapter at multiplier 1: 2e-4 at 7 B parameters, about 3e-3 at 3.5 M.
+
+    Small models want a much higher rate than large ones; between the two measured ends a power law is drawn.
+    """
+    rate = REFERENCE_RATE * (REFERENCE_PARAMETERS / num_parameters) ** RATE_EXPONENT
+    return min(MAX_RATE, max(MIN_RATE, rate))
+
+
+def learning_rate_at(step: int, num_steps: int, peak: float) -> float:
+    """The rate of the 1-based `step`: a linear warm-up, then a cosine towards 0 (Loshchilov & Hutter 2016, SGDR)."""
+    num_warmup = max(1, round(num_steps * WARMUP_SHARE))
+    if step <= num_warmup:
+        return peak * step / num_warmup
+    progress = (step - num_warmup) / (num_steps - num_warmup + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,100 @@
+"""The plan of a job: every number that its arithmetic depends on. Made at the first attempt, stored with the job,
+and used again at every later one, so that a resume computes the same bytes."""
+
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+import transformers
+
+from caesura import __version__
+from caesura.data.order import num_batches
+from caesura.jobs import Job
+from caesura.models.loading import choose_device, count_parameters
+from caesura.settings import BaseModelSettings, Settings
+from caesura.training.hyperparameters import base_learning_rate, resolve
+
+LORA_RANK = 16
+LORA_ALPHA = 32.0
+#: On a CPU, bfloat16 pays from about this size on; below it the casts cost more than the matmuls save.
+MIN_BFLOAT16_PARAMETERS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    num_rows: int
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    lora_rank: int
+    lora_alpha: float
+    micro_batch_tokens: int
+    threads: int
+    device: str
+    dtype: str
+    #: What the bytes depend on but nobody chooses: versions and the kind of processor.
+    environment: dict[str, str]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return num_batches(self.num_rows, self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_epoch * self.n_epochs
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**value)
+
+
+def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int) -> Plan:
+    """Resolve the hyperparameters and choose the arithmetic from what this machine is."""
+    asked: dict[str, Any] = job.method[job.method["type"]].get("hyperparameters", {})
+    resolved = resolve(asked, num_rows)
+    num_parameters = count_parameters(base)
+    device = choose_device(settings.device)
+    return Plan(
+        num_rows=num_rows,
+        n_epochs=resolved.n_epochs,
+        batch_size=resolved.batch_size,
+        learning_rate_multiplier=resolved.learning_rate_multiplier,
+        learning_rate=base_learning_rate(num_parameters) * resolved.learning_rate_multiplier,
+        lora_rank=LORA_RANK,
+        lora_alpha=LORA_ALPHA,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),
+        device=device.type,
+        dtype=_choose_dtype(settings.dtype, device, num_parameters),
+        environment=environment(device.type),
+    )
+
+
+def environment(device: str) -> dict[str, str]:
+    """What the same bytes also need to be the same."""
+    processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "caesura": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "processor": processor,
+    }
+
+
+def _choose_dtype(wanted: str, device: torch.device, num_parameters: int) -> str:
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16"
+    fast = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    return "bfloat16" if fast and num_parameters >= MIN_BFLOAT16_PARAMETERS else "float32"

@@ -1,0 +1,89 @@
+"""From a job's row and files to a trainer that stands at a training state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from caesura.data.render import Example, render_row
+from caesura.data.rows import Problem, Row, parse_rows
+from caesura.errors import InvalidData
+from caesura.jobs import Job
+from caesura.models.loading import Base, load_base
+from caesura.models.lora import Layers, add_lora
+from caesura.settings import BaseModelSettings
+from caesura.training.plan import Plan
+from caesura.training.supervised import Supervised
+
+#: A warning names this many lines.
+NUM_NAMED_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All that a trainer needs beside its state."""
+
+    base: Base
+    layers: Layers
+    method: Supervised
+    #: Tokens of all training rows, as truncated; one epoch trains on so many.
+    num_training_tokens: int
+    #: What the user should know about the data.
+    warnings: list[str]
+
+
+def read_rows(lines: Iterable[bytes]) -> list[Row]:
+    """The rows of a file that was found valid. Raises InvalidData when it is not any more."""
+    rows: list[Row] = []
+    for row in parse_rows(lines):
+        if isinstance(row, Problem):
+            raise InvalidData(row.message)
+        rows.append(row)
+    return rows
+
+
+def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row], validation: list[Row]) -> Setup:
+    """Load the base model in the plan's arithmetic, put adapters on it and render the rows.
+
+    Raises InvalidRequest when the base cannot be loaded, InvalidData when no row teaches anything.
+    """
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True)
+    base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
+    layers = add_lora(base.model)
+    warnings: list[str] = []
+    training_examples = _render(base, training, "training", warnings)
+    validation_examples = _render(base, validation, "validation", warnings)
+    if not any(example.num_loss_tokens for example in training_examples):
+        raise InvalidData(
+            f"No row of the training file has an assistant token within the context of {base.context_window} tokens.",
+            param="training_file",
+        )
+    method = Supervised(training_examples, validation_examples, plan, job.seed)
+    num_tokens = sum(len(example.token_ids) for example in training_examples)
+    return Setup(base, layers, method, num_tokens, warnings)
+
+
+def _render(base: Base, rows: list[Row], name: str, warnings: list[str]) -> list[Example]:
+    examples = [render_row(row, base.tokenizer, base.context_window) for row in rows]
+    truncated = [example for example in examples if example.num_truncated]
+    if truncated:
+        warnings.append(
+            f"{len(truncated)} row(s) of the {name} file are longer than the context of {base.context_window} tokens "
+            f"and were truncated at the end: {_lines(truncated)}"
+        )
+    silent = [example for example in examples if not example.num_loss_tokens]
+    if silent:
+        warnings.append(
+            f"{len(silent)} row(s) of the {name} file have no assistant token within the context of "
+            f"{base.context_window} tokens and teach nothing: {_lines(silent)}"
+        )
+    return examples
+
+
+def _lines(examples: list[Example]) -> str:
+    named = ", ".join(str(example.line) for example in examples[:NUM_NAMED_LINES])
+    more = len(examples) - NUM_NAMED_LINES
+    return f"lines {named}" + (f" and {more} more" if more > 0 else "")

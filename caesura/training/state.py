@@ -1,0 +1,53 @@
+"""The training state as files: adapter, optimizer, step number. All that a resume needs."""
+
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+from torch import Tensor
+
+from caesura.models import lora
+from caesura.models.lora import Adapter
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+COUNTERS_FILE = "counters.json"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a step starts from and ends in. Tensors are on the CPU and belong to the state alone."""
+
+    step: int
+    adapter: Adapter
+    #: AdamW's moments by parameter, `{name}.exp_avg` and `{name}.exp_avg_sq`, and `{name}.step`.
+    optimizer: dict[str, Tensor]
+    #: Steps in a row whose loss or gradient was not finite.
+    num_not_finite: int = 0
+
+    def adapter_files(self, base_name: str) -> dict[str, bytes]:
+        return lora.to_files(self.adapter, base_name)
+
+    def optimizer_files(self) -> dict[str, bytes]:
+        counters = {"step": self.step, "num_not_finite": self.num_not_finite}
+        return {
+            OPTIMIZER_FILE: safetensors.torch.save(self.optimizer),
+            COUNTERS_FILE: json.dumps(counters).encode(),
+        }
+
+
+def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes]) -> State:
+    counters = json.loads(optimizer_files[COUNTERS_FILE])
+    return State(
+        step=counters["step"],
+        adapter=lora.from_files(adapter_files),
+        optimizer=safetensors.torch.load(optimizer_files[OPTIMIZER_FILE]),
+        num_not_finite=counters["num_not_finite"],
+    )
+
+
+def copy_to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that the next step cannot change."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,156 @@
+"""The step: gradients, the check that they are finite, the optimizer. What happens between steps is the worker's."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caesura.jobs import JobError
+from caesura.models.loading import Base
+from caesura.models.lora import Layers, fresh_adapter, get_adapter, set_adapter
+from caesura.training.hyperparameters import learning_rate_at
+from caesura.training.plan import Plan
+from caesura.training.state import State, copy_to_cpu
+from caesura.training.supervised import Supervised
+
+MAX_GRADIENT_NORM = 1.0
+ADAM_BETAS = (0.9, 0.99)
+#: After so many steps in a row without a finite loss the job fails.
+MAX_NOT_FINITE = 3
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingFailed(Exception):
+    """The training cannot go on; `error` is what the job says."""
+
+    def __init__(self, error: JobError) -> None:
+        self.error = error
+        super().__init__(error.message)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step has to tell."""
+
+    step: int
+    total_steps: int
+    applied: bool
+    ends_epoch: bool
+    #: `train_loss`, `train_mean_token_accuracy`, `valid_loss` …: only what was measured.
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+    def data(self) -> dict[str, Any]:
+        """The data of the step's metric event."""
+        return {"step": self.step, "total_steps": self.total_steps, **self.metrics}
+
+    def message(self) -> str:
+        """OpenAI's wording: `Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60`."""
+        names = {"train_loss": "training", "valid_loss": "validation", "full_valid_loss": "full validation"}
+        losses = [f"{name} loss={self.metrics[key]:.2f}" for key, name in names.items() if key in self.metrics]
+        return f"Step {self.step}/{self.total_steps}: " + (", ".join(losses) if self.applied else "not applied")
+
+
+class Trainer:
+    """A model, an optimizer and the number of the last step done."""
+
+    def __init__(self, base: Base, layers: Layers, method: Supervised, plan: Plan, state: State) -> None:
+        self._model: nn.Module = base.model
+        self._layers = layers
+        self._method = method
+        self._plan = plan
+        self._num_not_finite = state.num_not_finite
+        self.num_steps_done = state.step
+        set_adapter(layers, state.adapter)
+        self._parameters = _parameters(layers)
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=0.0, fused=True
+        )
+        _load_moments(self._optimizer, self._parameters, state.optimizer)
+
+    def step(self) -> StepResult:
+        """Do the next step. Raises TrainingFailed when losses stay not finite."""
+        step = self.num_steps_done + 1
+        score = self._method.backward(self._model, step)
+        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), MAX_GRADIENT_NORM).item()
+        applied = math.isfinite(score.loss) and math.isfinite(norm)
+        if applied:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._count_not_finite(step, applied)
+        self.num_steps_done = step
+        metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.accuracy} if applied else {}
+        metrics |= self._validate(step)
+        return StepResult(step, self._plan.num_steps, applied, self._method.ends_epoch(step), metrics)
+
+    def capture(self) -> State:
+        """The state after the last step, in memory of its own."""
+        plan = self._plan
+        adapter = get_adapter(self._layers, plan.lora_rank, plan.lora_alpha)
+        moments = {
+            f"{name}.{moment}": self._optimizer.state[parameter][moment]
+            for name, parameter in self._parameters.items()
+            if parameter in self._optimizer.state
+            for moment in _MOMENTS
+        }
+        return State(
+            step=self.num_steps_done,
+            adapter=type(adapter)(adapter.rank, adapter.alpha, copy_to_cpu(adapter.weights)),
+            optimizer=copy_to_cpu(moments),
+            num_not_finite=self._num_not_finite,
+        )
+
+    def _validate(self, step: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for prefix, score in (
+            ("valid", self._method.validate(self._model, step)),
+            ("full_valid", self._method.validate_fully(self._model, step)),
+        ):
+            if score is not None and math.isfinite(score.loss):
+                metrics |= {f"{prefix}_loss": score.loss, f"{prefix}_mean_token_accuracy": score.accuracy}
+        return metrics
+
+    def _count_not_finite(self, step: int, applied: bool) -> None:
+        self._num_not_finite = 0 if applied else self._num_not_finite + 1
+        if self._num_not_finite < MAX_NOT_FINITE:
+            return
+        lines = ", ".join(str(row.line) for row in self._method.rows_of_step(step)[:10])
+        raise TrainingFailed(
+            JobError(
+                "not_finite",
+                f"The loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row, up to step {step} "
+                f"(lines {lines} of the training file). Lower learning_rate_multiplier, or look at these lines.",
+                "training_file",
+            )
+        )
+
+
+def fresh_state(layers: Layers, plan: Plan, seed: int) -> State:
+    """The empty training state that a new job starts from, a function of its seed."""
+    return State(0, fresh_adapter(layers, plan.lora_rank, plan.lora_alpha, seed), {})
+
+
+def _parameters(layers: Layers) -> dict[str, nn.Parameter]:
+    parameters: dict[str, nn.Parameter] = {}
+    for name, layer in layers.items():
+        assert layer.lora_A is not None
+        assert layer.lora_B is not None
+        parameters |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
+    return parameters
+
+
+def _load_moments(
+    optimizer: torch.optim.AdamW, parameters: dict[str, nn.Parameter], moments: dict[str, Tensor]
+) -> None:
+    for name, parameter in parameters.items():
+        if f"{name}.step" in moments:
+            optimizer.state[parameter] = {
+                moment: moments[f"{name}.{moment}"].to("cpu" if moment == "step" else parameter.device, copy=True)
+                for moment in _MOMENTS
+            }

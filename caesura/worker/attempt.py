@@ -1,0 +1,177 @@
+"""An attempt at a job, from its claim to the moment its lease is given back or lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from caesura.data.rows import Row
+from caesura.errors import BlobDamaged, InvalidRequest, LeaseLost
+from caesura.ids import new_token
+from caesura.jobs import Job, JobError, Lease, Level, Reason
+from caesura.settings import BaseModelSettings, Settings
+from caesura.storage import Storage, get_files
+from caesura.store import Store
+from caesura.store.files import new_file
+from caesura.store.rows import Telling
+from caesura.training.plan import Plan, environment, make_plan
+from caesura.training.setup import Setup, read_rows, set_up
+from caesura.training.state import State, from_files
+from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
+from caesura.worker.keeper import Keeper
+from caesura.worker.results import to_csv
+from caesura.worker.saver import Saver
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "step_metrics.csv"
+
+
+def run_attempt(
+    job_id: str, worker: str, settings: Settings, store: Store, storage: Storage, stopping: threading.Event
+) -> None:
+    """Work on the job until it ends, is paused, or `stopping` is set; nothing happens if it cannot be claimed.
+
+    An exception that is nobody's fault but ours leaves as it came: the process dies, and the scheduler mends the job.
+    """
+    claimed = store.attempts.claim(job_id, worker, settings.lease_s)
+    if claimed is None:
+        logger.info("job %s was not to be had", job_id)
+        return
+    job, lease = claimed
+    logger.info("job %s: attempt %d", job.id, job.attempt)
+    try:
+        with Keeper(store.attempts, lease, settings.lease_s) as keeper:
+            try:
+                Attempt(job, lease, settings, store, storage, keeper, stopping).run()
+            except TrainingFailed as failure:
+                keeper.flush()
+                store.attempts.fail(lease, failure.error)
+            except InvalidRequest as error:
+                keeper.flush()
+                store.attempts.fail(lease, JobError(error.code or "server_error", error.message, error.param))
+    except LeaseLost:
+        logger.info("job %s: the lease is gone; this attempt ends", job.id)
+
+
+class Attempt:
+    """One worker's work on one job. Every method may raise LeaseLost, after which nothing can be written."""
+
+    def __init__(
+        self,
+        job: Job,
+        lease: Lease,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        keeper: Keeper,
+        stopping: threading.Event,
+    ) -> None:
+        self._job = job
+        self._lease = lease
+        self._settings = settings
+        self._attempts = store.attempts
+        self._jobs = store.jobs
+        self._storage = storage
+        self._keeper = keeper
+        self._stopping = stopping
+
+    def run(self) -> None:
+        base = self._settings.bases().get(self._job.base)
+        if base is None:
+            raise InvalidRequest(
+                f"The base model '{self._job.base}' is no longer in this server's settings.", code="unsupported_model"
+            )
+        training = self._read(self._job.training_blob)
+        validation = self._read(self._job.validation_blob) if self._job.validation_blob else []
+        plan = self._plan(base, len(training))
+        setup = set_up(self._job, base, plan, training, validation)
+        for number, warning in enumerate(setup.warnings):
+            self._warn(warning, f"data:{number}")
+        trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan))
+        saver = Saver(self._attempts, self._storage, self._lease, self._job.base, self._settings.save_interval_s)
+        if self._train(trainer, plan, saver):
+            self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+
+    def _read(self, blob: str) -> list[Row]:
+        with self._storage.open(blob) as lines:
+            return read_rows(lines)
+
+    def _plan(self, base: BaseModelSettings, num_rows: int) -> Plan:
+        """The plan of the first attempt; made and recorded by this one if it is the first."""
+        if self._job.plan is not None:
+            plan = Plan.from_json(self._job.plan)
+            self._warn_of_changes(plan)
+            return plan
+        plan = make_plan(self._job, self._settings, base, num_rows)
+        return Plan.from_json(self._attempts.set_plan(self._lease, plan.to_json()))
+
+    def _warn_of_changes(self, plan: Plan) -> None:
+        here = environment(plan.device)
+        changes = [f"{name}: {then} → {here[name]}" for name, then in plan.environment.items() if here[name] != then]
+        if changes:
+            self._warn(
+                f"This job began elsewhere ({', '.join(changes)}). It goes on, but its bytes may differ from those of "
+                "an undisturbed run.",
+                f"environment:{self._job.attempt}",
+            )
+
+    def _restore(self, setup: Setup, plan: Plan) -> State:
+        """The newest committed training state whose checksums hold; the empty one for a new job."""
+        for committed in self._jobs.list_states(self._job.id):
+            try:
+                return from_files(
+                    get_files(self._storage, committed.adapter), get_files(self._storage, committed.optimizer)
+                )
+            except BlobDamaged:
+                logger.exception("job %s: the state of step %d cannot be read", self._job.id, committed.step)
+                self._warn(
+                    f"The training state saved at step {committed.step} is damaged; the one before it is used",
+                    f"damaged:{committed.step}",
+                )
+        return fresh_state(setup.layers, plan, self._job.seed)
+
+    def _train(self, trainer: Trainer, plan: Plan, saver: Saver) -> bool:
+        """Do the steps that are left; False when the job was left on the way."""
+        began, first = time.monotonic(), trainer.num_steps_done
+        while trainer.num_steps_done < plan.num_steps:
+            if self._left(trainer, saver):
+                return False
+            result = trainer.step()
+            step_s = (time.monotonic() - began) / (result.step - first)
+            self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
+            self._save(trainer, saver, result)
+        return True
+
+    def _left(self, trainer: Trainer, saver: Saver) -> bool:
+        """Leave the job at this step boundary if it is to be paused or the server is stopping."""
+        self._keeper.check()
+        if self._keeper.pause_asked:
+            self._keeper.flush()
+            return self._attempts.pause(self._lease, saver.store(trainer.capture()))
+        if self._stopping.is_set():
+            self._keeper.flush()
+            self._attempts.release(self._lease, saver.store(trainer.capture()))
+            return True
+        return False
+
+    def _save(self, trainer: Trainer, saver: Saver, result: StepResult) -> None:
+        if result.ends_epoch and result.step < result.total_steps:
+            self._keeper.flush()
+            saver.save(trainer.capture(), Reason.EPOCH)
+        elif saver.due:
+            saver.save_in_passing(trainer.capture())
+
+    def _publish(self, trainer: Trainer, saver: Saver, trained_tokens: int) -> None:
+        """The job's end: the model and the result file are written, then one transaction makes them exist."""
+        adapter = saver.store_adapter(trainer.capture())
+        self._keeper.flush()
+        with self._storage.writer(f"files/{new_token()}") as writer:
+            writer.write(to_csv(self._jobs.list_metrics(self._job.id)))
+        results = new_file(writer.blob, RESULT_FILE, "fine-tune-results")
+        self._attempts.finish(self._lease, trainer.num_steps_done, adapter, results, trained_tokens)
+        logger.info("job %s: succeeded", self._job.id)
+
+    def _warn(self, message: str, key: str) -> None:
+        self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key))

@@ -1,0 +1,29 @@
+"""The result file: one row a step, in the columns of OpenAI's and of Azure's files. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: Column → the metric it shows. `train_accuracy` is the older name that users' scripts still plot.
+COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_accuracy": "train_mean_token_accuracy",
+    "train_mean_token_accuracy": "train_mean_token_accuracy",
+    "valid_loss": "valid_loss",
+    "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+    "full_valid_loss": "full_valid_loss",
+    "full_valid_mean_token_accuracy": "full_valid_mean_token_accuracy",
+}
+
+
+def to_csv(metrics: Iterable[Mapping[str, Any]]) -> bytes:
+    """The file's bytes from the data of the metric events; cells are empty where nothing was measured."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([step.get(metric, "") for metric in COLUMNS.values()] for step in metrics)
+    return text.getvalue().encode()
