@@ -13,5 +13,6 @@ def configure(level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # At INFO, httpx logs every request of the API to the engine: noise beside the API's own line.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # At INFO these tell every request to the engine and every look at the migrations: noise beside our own lines.
+    for name in ("httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -37,8 +37,8 @@ class Scheduler:
         self._storage = storage
         self._slots = slots
         self._executor = executor(self.wake)
-        #: Jobs that a worker was started for and that are not claimed yet.
-        self._starting: set[str] = set()
+        #: Jobs that are not claimed yet → the worker that was started for each.
+        self._starting: dict[str, str] = {}
         self._swept_at = 0.0
         self._stopping = False
         self._woken = threading.Event()
@@ -80,8 +80,8 @@ class Scheduler:
     def _mend(self) -> None:
         for ended in self._executor.tick():
             self._store.recovery.worker_gone(ended.worker, ended.cause)
-            if ended.job_id in self._starting:
-                self._starting.discard(ended.job_id)
+            if ended.job_id is not None and self._starting.get(ended.job_id) == ended.worker:
+                del self._starting[ended.job_id]
                 self._store.recovery.launch_failed(ended.job_id, ended.cause)
         self._store.recovery.expire_leases()
 
@@ -105,14 +105,13 @@ class Scheduler:
 
     def _launch(self) -> None:
         queued = [job.id for job in self._store.jobs.in_status(Status.QUEUED)]
-        self._starting.intersection_update(queued)
+        self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
         num_active = len(self._store.jobs.in_status(Status.RUNNING, Status.PAUSING))
         for job_id in queued:
             if num_active + len(self._starting) >= self._slots:
                 return
             if job_id not in self._starting:
-                self._executor.start(job_id)
-                self._starting.add(job_id)
+                self._starting[job_id] = self._executor.start(job_id)
 
     def _sweep(self) -> None:
         """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""

@@ -18,8 +18,8 @@ class WorkerExit:
 class Executor(Protocol):
     """Where workers run. Methods are called by the scheduler's thread alone."""
 
-    def start(self, job_id: str) -> None:
-        """Start a worker for the job; it claims the job itself, and may find it taken."""
+    def start(self, job_id: str) -> str:
+        """Start a worker for the job and return its name; it claims the job itself, and may find it taken."""
         ...
 
     def tick(self) -> list[WorkerExit]:

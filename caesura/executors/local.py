@@ -47,13 +47,14 @@ class LocalExecutor:
         self._spare: _Worker | None = None
         self._spare_due_at = time.monotonic()
 
-    def start(self, job_id: str) -> None:
+    def start(self, job_id: str) -> str:
         worker = self._spare
         self._spare = None
         if worker is None or not _hand_over(worker, job_id):
             worker = self._launch(job_id)
         self._workers.append(worker)
         self._spare_due_at = time.monotonic() + SPARE_DELAY_S
+        return worker.name
 
     def tick(self) -> list[WorkerExit]:
         self._keep_spare()

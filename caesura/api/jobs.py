@@ -1,0 +1,216 @@
+"""`/fine_tuning/jobs`: create, read, list, pause, resume, cancel; events and checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from caesura.api.state import Limit, Server, ServerDependency
+from caesura.errors import InvalidRequest, NotFound
+from caesura.ids import new_id, random_text
+from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
+from caesura.schema.common import Page, PageWithIds
+from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, JobEvent
+from caesura.settings import Settings
+from caesura.store.rows import Telling
+
+router = APIRouter(prefix="/fine_tuning/jobs")
+
+MAX_JOBS_PAGE = 100
+MAX_EVENTS_PAGE = 1000
+MAX_CHECKPOINTS_PAGE = 100
+#: A pause is answered when the job is paused, or after so long, when it still is pausing.
+PAUSE_WAIT_S = 3.0
+PAUSE_POLL_S = 0.05
+
+
+@router.post("")
+def create(body: CreateJob, server: ServerDependency) -> FineTuningJob:
+    base = _find_base(server, body.model)
+    training = _find_file(server, body.training_file, "training_file")
+    validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
+    job = Job(
+        id=new_id("ftjob-"),
+        created_at=int(time.time()),
+        status=Status.VALIDATING_FILES,
+        base=base,
+        model_name=format_model_name(base, server.settings.organization, body.suffix, random_text(8)),
+        method=_method(body),
+        training_file=training.id,
+        training_blob=training.blob,
+        validation_file=None if validation is None else validation.id,
+        validation_blob=None if validation is None else validation.blob,
+        suffix=body.suffix,
+        seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
+        metadata=body.metadata,
+    )
+    notes: list[Telling] = []
+    if body.model != base:
+        notes.append(Telling(Told.ALIAS.format(alias=body.model, base=base), Level.WARN))
+    server.store.jobs.create(job, *notes)
+    server.scheduler.wake()
+    return to_wire(job, server.settings)
+
+
+def _find_base(server: Server, name: str) -> str:
+    base = server.settings.resolve_base(name)
+    if base is None:
+        offered = ", ".join(f"'{base}'" for base in server.settings.bases())
+        raise InvalidRequest(
+            f"Model {name} is not available for fine-tuning or does not exist. This server's bases are: {offered}.",
+            param="model",
+            code="model_not_available",
+        )
+    return base
+
+
+def _find_file(server: Server, file_id: str, param: str) -> File:
+    try:
+        file = server.store.files.get(file_id)
+    except NotFound as error:
+        raise InvalidRequest(f"invalid {param}: {file_id}", param=param) from error
+    if file.purpose != "fine-tune":
+        raise InvalidRequest(
+            f"File '{file_id}' has the purpose '{file.purpose}'; a job's {param} must have the purpose 'fine-tune'.",
+            param=param,
+            code="invalid_file_purpose",
+        )
+    return file
+
+
+def _method(body: CreateJob) -> dict[str, Any]:
+    """The method as asked for; the older place of the hyperparameters serves where there is none."""
+    if body.method is not None:
+        return body.method.model_dump()
+    hyperparameters = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
+    return {"type": "supervised", "supervised": {"hyperparameters": _AUTO | hyperparameters}}
+
+
+_AUTO: dict[str, Any] = dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto")
+
+
+@router.get("")
+def list_jobs(
+    request: Request, server: ServerDependency, after: str | None = None, limit: Limit = 20
+) -> Page[FineTuningJob]:
+    pairs, without = _metadata_filter(request)
+    jobs, has_more = server.store.jobs.list(
+        after=after, limit=min(limit, MAX_JOBS_PAGE), metadata=pairs, without_metadata=without
+    )
+    return Page(data=[to_wire(job, server.settings) for job in jobs], has_more=has_more)
+
+
+def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
+    """`metadata[k]=v` pairs, all of which must match; `metadata=null` or `metadata=`: only jobs without metadata."""
+    items = request.query_params.multi_items()
+    pairs = {key[9:-1]: value for key, value in items if key.startswith("metadata[") and key.endswith("]")}
+    return pairs, request.query_params.get("metadata") in ("", "null")
+
+
+@router.get("/{job_id}")
+def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
+    return to_wire(server.store.jobs.get(job_id), server.settings)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, server: ServerDependency) -> FineTuningJob:
+    job = server.store.jobs.cancel(job_id)
+    server.scheduler.wake()
+    return to_wire(job, server.settings)
+
+
+@router.post("/{job_id}/pause")
+async def pause(job_id: str, server: ServerDependency) -> FineTuningJob:
+    job = await run_in_threadpool(server.store.jobs.pause, job_id)
+    give_up_at = time.monotonic() + PAUSE_WAIT_S
+    while job.status is Status.PAUSING and time.monotonic() < give_up_at:
+        await asyncio.sleep(PAUSE_POLL_S)
+        job = await run_in_threadpool(server.store.jobs.get, job_id)
+    return to_wire(job, server.settings)
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, server: ServerDependency) -> FineTuningJob:
+    job = server.store.jobs.resume(job_id)
+    server.scheduler.wake()
+    return to_wire(job, server.settings)
+
+
+@router.get("/{job_id}/events")
+def list_events(job_id: str, server: ServerDependency, after: str | None = None, limit: Limit = 20) -> Page[JobEvent]:
+    events, has_more = server.store.jobs.list_events(job_id, after=after, limit=min(limit, MAX_EVENTS_PAGE))
+    return Page(data=[_event_to_wire(event) for event in events], has_more=has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    job_id: str, server: ServerDependency, after: str | None = None, limit: Limit = 10
+) -> PageWithIds[Checkpoint]:
+    server.store.jobs.get(job_id)
+    models, has_more = server.store.models.list_of_job(job_id, after=after, limit=min(limit, MAX_CHECKPOINTS_PAGE))
+    ids = [model.id for model in models] or [None]
+    return PageWithIds(
+        data=[_checkpoint_to_wire(model) for model in models], has_more=has_more, first_id=ids[0], last_id=ids[-1]
+    )
+
+
+def to_wire(job: Job, settings: Settings) -> FineTuningJob:
+    hyperparameters = _resolved(job)
+    kind = job.method["type"]
+    error = job.error
+    return FineTuningJob(
+        id=job.id,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        estimated_finish=job.estimated_finish,
+        model=job.base,
+        fine_tuned_model=job.fine_tuned_model,
+        organization_id=f"org-{settings.organization}",
+        status=job.status,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        result_files=job.result_files,
+        trained_tokens=job.trained_tokens,
+        error=None if error is None else ErrorOfJob(code=error.code, message=error.message, param=error.param),
+        hyperparameters={name: hyperparameters[name] for name in _AUTO},
+        method={"type": kind, kind: {**job.method[kind], "hyperparameters": hyperparameters}},
+        seed=job.seed,
+        integrations=job.integrations,
+        metadata=job.metadata,
+        user_provided_suffix=job.suffix,
+    )
+
+
+def _resolved(job: Job) -> dict[str, Any]:
+    """The hyperparameters: numbers once the first attempt has resolved them, before that as they were asked for."""
+    asked: dict[str, Any] = job.method[job.method["type"]]["hyperparameters"]
+    plan = job.plan or {}
+    return {name: plan.get(name, value) for name, value in asked.items()}
+
+
+def _event_to_wire(event: Event) -> JobEvent:
+    return JobEvent(
+        id=event.id,
+        created_at=event.created_at,
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )
+
+
+def _checkpoint_to_wire(model: Model) -> Checkpoint:
+    return Checkpoint(
+        id=model.id,
+        created_at=model.created_at,
+        fine_tuned_model_checkpoint=model.name,
+        step_number=model.step,
+        fine_tuning_job_id=model.job_id,
+        metrics=model.metrics,
+    )

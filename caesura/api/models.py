@@ -1,0 +1,47 @@
+"""`/models`: base models, tuned models and checkpoints. Names may hold `/` and `:`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from caesura.api.state import Server, ServerDependency
+from caesura.errors import Forbidden, NotFound
+from caesura.jobs import Model
+from caesura.schema.files import Deleted
+from caesura.schema.models import ModelList, ModelObject
+
+router = APIRouter(prefix="/models")
+
+
+@router.get("")
+def list_models(server: ServerDependency) -> ModelList:
+    bases = [_base_to_wire(name, server) for name in server.settings.bases()]
+    return ModelList(data=bases + [_tuned_to_wire(model, server) for model in server.store.models.list()])
+
+
+@router.get("/{name:path}")
+def retrieve(name: str, server: ServerDependency) -> ModelObject:
+    """An alias is shown under the name that was asked for: who checks a name before using it finds it."""
+    model = server.resolve_model(name)
+    if model is None:
+        raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
+    return _tuned_to_wire(model, server) if isinstance(model, Model) else _base_to_wire(name, server)
+
+
+@router.delete("/{name:path}")
+def delete(name: str, server: ServerDependency) -> Deleted:
+    if server.settings.resolve_base(name) is not None:
+        raise Forbidden(
+            f"The base model '{name}' cannot be deleted. Take it out of [models] in caesura.toml instead.",
+            param="model",
+        )
+    server.store.models.delete(name)
+    return Deleted(id=name, object="model")
+
+
+def _base_to_wire(name: str, server: Server) -> ModelObject:
+    return ModelObject(id=name, created=server.started_at, owned_by="system")
+
+
+def _tuned_to_wire(model: Model, server: Server) -> ModelObject:
+    return ModelObject(id=model.name, created=model.created_at, owned_by=server.settings.organization)

@@ -1,0 +1,144 @@
+"""A multipart form with one file, streamed: the file goes to storage as it comes, memory does not grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from caesura.data.validate import HEAD_BYTES
+from caesura.errors import InvalidRequest, TooLarge
+from caesura.storage import Blob, BlobWriter
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS = 32
+
+
+@dataclass(slots=True)
+class Upload:
+    """What a form held. `head` is the beginning of the file, at most HEAD_BYTES."""
+
+    blob: Blob
+    filename: str
+    head: bytes
+    fields: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Form:
+    """The parser's callbacks fill this; `file_data` is what came of the file since it was last taken."""
+
+    fields: dict[str, str] = field(default_factory=dict[str, str])
+    filename: str | None = None
+    file_data: list[bytes] = field(default_factory=list[bytes])
+    ended: bool = False
+    _header: bytes = b""
+    _value: bytes = b""
+    _headers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    _name: str = ""
+    _in_file: bool = False
+    _text: bytes = b""
+
+    def on_part_begin(self) -> None:
+        self._headers, self._text, self._header, self._value = {}, b"", b"", b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        self._headers[self._header.lower()] = self._value
+        self._header, self._value = b"", b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._in_file = self._name == "file"
+        if self._in_file:
+            if self.filename is not None:
+                raise InvalidRequest("The form has more than one 'file'. Send one file at a time.", param="file")
+            self.filename = options.get(b"filename", b"upload").decode("utf-8", "replace") or "upload"
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file:
+            self.file_data.append(data[start:end])
+        elif len(self._text) + end - start > MAX_FIELD_BYTES:
+            raise TooLarge(f"The form's field '{self._name}' is longer than {MAX_FIELD_BYTES} bytes.", param=self._name)
+        else:
+            self._text += data[start:end]
+
+    def on_part_end(self) -> None:
+        if not self._in_file:
+            self.fields[self._name] = self._text.decode("utf-8", "replace")
+        if len(self.fields) > MAX_FIELDS:
+            raise InvalidRequest(f"The form has more than {MAX_FIELDS} fields.")
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int) -> Upload:
+    """Read the whole form into `writer` and the fields. Nothing is kept when this raises.
+
+    Raises InvalidRequest for a form that is not one, or without a file; TooLarge; StorageUnavailable.
+    """
+    form = _Form()
+    parser = _make_parser(request, form)
+    head, size = b"", 0
+    with writer:
+        async for data in _chunks(request, parser, form):
+            size += len(data)
+            if size > max_bytes:
+                raise TooLarge(
+                    f"Maximum content size limit ({max_bytes}) exceeded ({size} bytes read)",
+                    param="file",
+                    code="file_too_large",
+                )
+            if len(head) < HEAD_BYTES:
+                head = (head + data)[:HEAD_BYTES]
+            await run_in_threadpool(writer.write, data)
+        if form.filename is None:
+            raise InvalidRequest("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
+        if size == 0:
+            raise InvalidRequest("The file is empty. Send a file with at least one line.", param="file")
+        if not form.ended:
+            raise InvalidRequest("The form broke off before its end. Please send it again.")
+    return Upload(writer.blob, form.filename, head, form.fields)
+
+
+async def _chunks(request: Request, parser: MultipartParser, form: _Form) -> AsyncIterator[bytes]:
+    """What has come of the file, piece by piece."""
+    async for chunk in request.stream():
+        try:
+            parser.write(chunk)
+        except FormParserError as error:
+            raise InvalidRequest(f"The form cannot be read: {error}") from error
+        if form.file_data:
+            yield b"".join(form.file_data)
+            form.file_data.clear()
+
+
+def _make_parser(request: Request, form: _Form) -> MultipartParser:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise InvalidRequest(
+            "Send the file as 'multipart/form-data' with the fields 'purpose' and 'file'.",
+            code="unsupported_content_type",
+        )
+    names = (
+        "on_part_begin",
+        "on_part_data",
+        "on_part_end",
+        "on_header_field",
+        "on_header_value",
+        "on_header_end",
+        "on_headers_finished",
+        "on_end",
+    )
+    return MultipartParser(options[b"boundary"], {name: getattr(form, name) for name in names})  # pyright: ignore[reportArgumentType]

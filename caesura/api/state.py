@@ -1,0 +1,41 @@
+"""What the endpoints work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Query
+from starlette.requests import Request
+
+from caesura.inference.engine import Engine
+from caesura.jobs import Model
+from caesura.scheduler import Scheduler
+from caesura.settings import Settings
+from caesura.storage import Storage
+from caesura.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The parts of a running server."""
+
+    settings: Settings
+    store: Store
+    storage: Storage
+    scheduler: Scheduler
+    engine: Engine
+    #: Unix seconds.
+    started_at: int
+
+    def resolve_model(self, name: str) -> str | Model | None:
+        """What answers chat under `name`: a base model's name, or a tuned model; None if nothing does."""
+        return self.settings.resolve_base(name) or self.store.models.find(name)
+
+
+def _get_server(request: Request) -> Server:
+    return cast(Server, request.app.state.server)
+
+
+ServerDependency = Annotated[Server, Depends(_get_server)]
+Limit = Annotated[int, Query(ge=1)]

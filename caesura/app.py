@@ -1,0 +1,99 @@
+"""The composition root of the server: its parts are built here, and only here, from the settings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from caesura import __version__
+from caesura.api import chat, errors, files, jobs, models
+from caesura.api.front import Front
+from caesura.api.state import Server
+from caesura.executors.local import LocalExecutor
+from caesura.ids import new_api_key
+from caesura.inference.process import EngineProcess
+from caesura.scheduler import Scheduler
+from caesura.settings import Settings
+from caesura.storage import LocalStorage
+from caesura.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    text: str
+    #: It was made just now: this is the one time to show it.
+    is_new: bool
+
+
+def build_server(settings: Settings) -> Server:
+    """Open what the server works with. Nothing runs yet."""
+    store = open_store(settings.data_dir)
+    storage = LocalStorage(settings.data_dir / "blobs")
+    scheduler = Scheduler(store, storage, settings.slots, lambda wake: LocalExecutor(settings, wake))
+    return Server(
+        settings=settings,
+        store=store,
+        storage=storage,
+        scheduler=scheduler,
+        engine=EngineProcess(settings),
+        started_at=int(time.time()),
+    )
+
+
+def build_app(server: Server, api_key: str) -> FastAPI:
+    """The ASGI application: the scheduler runs while it does."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        server.scheduler.start()
+        yield
+        await run_in_threadpool(server.scheduler.stop)
+        await server.engine.close()
+        server.store.close()
+
+    app = FastAPI(
+        title="Caesura",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,
+    )
+    app.state.server = server
+    app.add_middleware(Front, api_key=api_key, organization=server.settings.organization)
+    errors.install(app)
+    app.add_api_route("/healthz", healthz)
+    v1 = APIRouter(prefix="/v1")
+    for resource in (files, jobs, models, chat):
+        v1.include_router(resource.router)
+    app.include_router(v1)
+    return app
+
+
+def healthz() -> dict[str, str]:
+    return {"status": "ok", "version": __version__}
+
+
+def load_api_key(settings: Settings) -> ApiKey:
+    """The key from the settings, else the one in the data folder, else a new one, kept there with mode 0600."""
+    if settings.api_key is not None:
+        return ApiKey(settings.api_key.get_secret_value(), is_new=False)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = settings.data_dir / "api_key"
+    if path.exists():
+        return ApiKey(path.read_text().strip(), is_new=False)
+    return ApiKey(_keep_new_key(path), is_new=True)
+
+
+def _keep_new_key(path: Path) -> str:
+    key = new_api_key()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+    return key

@@ -1,0 +1,148 @@
+"""The command line. Torch is for `worker` and `engine` alone: they replace this process by their own program."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+import uvicorn
+from rich.console import Console
+
+from caesura import __version__
+from caesura.app import build_app, build_server, load_api_key
+from caesura.errors import SettingsInvalid
+from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.logging import configure
+from caesura.settings import Settings, load_settings
+
+cli = typer.Typer(
+    name="caesura",
+    help="OpenAI's fine-tuning API over open-weight models, on machines of your own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+#: Settings that a flag cannot hold; they are set in caesura.toml.
+TABLES = frozenset({"models", "aliases"})
+
+
+def main() -> None:
+    try:
+        cli()
+    except SettingsInvalid as error:
+        errors.print(f"[bold red]caesura:[/] {error.message}", markup=True)
+        sys.exit(2)
+
+
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Give `command` the settings, and the command line a flag for each: the flags are made of the settings' fields."""
+
+    def run(config: Path | None, **flags: Any) -> None:
+        command(load_settings(config, flags))
+
+    config = inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=_default_config(),
+        annotation=Annotated[Path | None, typer.Option(envvar="CAESURA_CONFIG", help="The settings file (TOML).")],
+    )
+    flags = [_flag(name) for name in Settings.model_fields if name not in TABLES]
+    run.__signature__ = inspect.Signature([config, *flags])  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _flag(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    default = "" if field.default is None else f" [default: {field.default}]"
+    option = typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", show_default=False)
+    kind = field.annotation
+    options = [part for part in get_args(kind) if part is not NoneType]
+    if name == "api_key" or (options and isinstance(options[0], str)):
+        kind = str
+    elif options and get_origin(kind) is not None:
+        kind = options[0]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _default_config() -> Path | None:
+    path = Path("caesura.toml")
+    return path if path.is_file() else None
+
+
+@cli.command()
+@with_settings
+def serve(settings: Settings) -> None:
+    """Serve the API until interrupted."""
+    configure(settings.log_level, "server")
+    key = load_api_key(settings)
+    listener = _listen(settings)
+    app = build_app(build_server(settings), key.text)
+    url = f"http://{settings.host}:{listener.getsockname()[1]}/v1"
+    shown = key.text if key.is_new else f"$(cat {settings.data_dir / 'api_key'})"
+    if settings.api_key is not None:
+        shown = "$CAESURA_API_KEY"
+
+    class Announcing(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            console.print(f"Caesura is ready at {url}")
+            console.print(f"  export OPENAI_BASE_URL={url}")
+            console.print(f"  export OPENAI_API_KEY={shown}")
+            sys.stdout.flush()
+
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    Announcing(config).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A bound socket, so that port 0 is known before the server is up."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise SettingsInvalid(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Set another --host or --port "
+            "(--port 0 takes a free one)."
+        ) from error
+    return listener
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def worker(context: typer.Context) -> None:
+    """Make one attempt at one job (the server starts these itself)."""
+    _become("caesura.worker", context.args)
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def engine(context: typer.Context) -> None:
+    """Answer chat over a socket (the server starts this itself)."""
+    _become("caesura.inference.server", context.args)
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], {**WORKER_ENVIRONMENT, **os.environ})
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    console.print(__version__)
+
+
+if __name__ == "__main__":
+    main()
