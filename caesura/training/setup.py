@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import torch
 
@@ -54,8 +55,9 @@ def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row
     base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
     layers = add_lora(base.model)
     warnings: list[str] = []
-    training_examples = _render(base, training, "training", warnings)
-    validation_examples = _render(base, validation, "validation", warnings)
+    created = datetime.fromtimestamp(job.created_at, UTC)
+    training_examples = _render(base, training, "training_file", created, warnings)
+    validation_examples = _render(base, validation, "validation_file", created, warnings)
     if not any(example.num_loss_tokens for example in training_examples):
         raise InvalidData(
             f"No row of the training file has an assistant token within the context of {base.context_window} tokens.",
@@ -66,8 +68,13 @@ def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row
     return Setup(base, layers, method, num_tokens, warnings)
 
 
-def _render(base: Base, rows: list[Row], name: str, warnings: list[str]) -> list[Example]:
-    examples = [render_row(row, base.tokenizer, base.context_window) for row in rows]
+def _render(base: Base, rows: list[Row], param: str, now: datetime, warnings: list[str]) -> list[Example]:
+    name = param.removesuffix("_file")
+    try:
+        examples = [render_row(row, base.tokenizer, base.context_window, now) for row in rows]
+    except InvalidData as error:
+        message = f"The job failed due to an invalid {name} file. {error.message}"
+        raise InvalidData(message, param=param, code=f"invalid_{param}") from error
     truncated = [example for example in examples if example.num_truncated]
     if truncated:
         warnings.append(

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import pytest
+
+from caesura.data.validate import HEAD_BYTES, check_upload, validate
+from caesura.jobs import JobError
+
+GOOD = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}).encode()
+NO_ROLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"content": "Hello"}]}'
+NOT_JSONL = "Invalid file format. Expected file to have JSONL format, where every line is a JSON dictionary."
+
+
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_ten_good_rows_are_a_file_without_error(param: str) -> None:
+    report = validate([GOOD] * 10)
+    assert (report.num_rows, report.problems, report.num_problems) == (10, [], 0)
+    assert report.error(param) is None
+
+
+def test_a_training_file_needs_ten_rows_and_blank_lines_are_none() -> None:
+    assert validate([GOOD, b"\n"] * 7).error("training_file") == JobError(
+        "invalid_n_examples", "Training file has 7 example(s), but must have at least 10 examples", "training_file"
+    )
+
+
+def test_a_validation_file_needs_one_row() -> None:
+    assert validate([GOOD]).error("validation_file") is None
+    assert validate([]).error("validation_file") == JobError(
+        "invalid_n_examples", "Validation file has 0 example(s), but must have at least 1 example", "validation_file"
+    )
+
+
+def test_one_faulty_row_fails_the_file_in_the_services_words_with_a_remedy() -> None:
+    lines = [GOOD] * 99 + [NO_ROLE]
+    legal = "'system', 'developer', 'user', 'assistant', 'tool', 'function'"
+    told = (
+        "Invalid file format. Example 100, message 2 Discriminator 'role' is missing in value."
+        f" To mend the first: Give each message one of: {legal}."
+    )
+    assert validate(lines).error("training_file") == JobError(
+        "invalid_training_file", f"The job failed due to an invalid training file. {told}", "training_file"
+    )
+    assert validate(lines).error("validation_file") == JobError(
+        "invalid_validation_file", f"The job failed due to an invalid validation file. {told}", "validation_file"
+    )
+
+
+def test_the_first_five_problems_are_told_and_the_others_counted() -> None:
+    error = validate([GOOD, *[NO_ROLE] * 12]).error("training_file")
+    assert error is not None
+    told = [f"Example {line}, message 2 Discriminator 'role' is missing in value." for line in range(2, 7)]
+    assert " ".join([*told, "7 more line(s) are faulty. To mend the first:"]) in error.message
+    assert "Example 7" not in error.message
+
+
+def test_a_fault_of_format_is_told_before_a_lack_of_rows() -> None:
+    error = validate([GOOD, NO_ROLE]).error("training_file")
+    assert error is not None
+    assert error.code == "invalid_training_file"
+
+
+def test_a_hundred_problems_are_kept_and_all_are_counted() -> None:
+    report = validate(NO_ROLE for _ in range(250))
+    assert [problem.line for problem in report.problems] == list(range(1, 101))
+    assert (report.num_problems, report.num_rows) == (250, 0)
+
+
+@pytest.mark.parametrize("line", [GOOD[:-1], GOOD], ids=["faulty", "good"])
+def test_memory_does_not_grow_with_the_file(line: bytes) -> None:
+    def peak_bytes(num_lines: int) -> int:
+        tracemalloc.start()
+        validate(line + b" " * 1000 for _ in range(num_lines))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(2000) < peak_bytes(200) + 50_000
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b'{\n  "messages": []\n}\n', 'Line 1 is not a dictionary (HINT: line starts with: "{…").'),
+        (b"[" + GOOD + b"]\n", 'Line 1 is not a dictionary (HINT: line starts with: "[{"messages": [{"rol…").'),
+        (b"prompt,completion\r\n", 'Line 1 is not a dictionary (HINT: line starts with: "prompt,completion…").'),
+        (b"\n\n5", 'Line 3 is not a dictionary (HINT: line starts with: "5…").'),
+        (b"\xff\xfe{\x00", 'Line 1 is not a dictionary (HINT: line starts with: "\ufffd\ufffd{\x00…").'),
+        (b'{"a": NaN}\n', 'Line 1 is not a dictionary (HINT: line starts with: "{"a": NaN}…").'),
+        (b"", "The file is empty."),
+        (b"\xef\xbb\xbf\r\n\n", "The file is empty."),
+        (b"x\n" + b" " * HEAD_BYTES, 'Line 1 is not a dictionary (HINT: line starts with: "x…").'),
+    ],
+)
+def test_an_upload_that_does_not_begin_with_a_dictionary_is_refused(head: bytes, words: str) -> None:
+    assert check_upload(head) == f"{NOT_JSONL} {words}"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GOOD,
+        b"\xef\xbb\xbf" + GOOD + b"\r\n",
+        b"\n" + GOOD + b"\n",
+        b'{"prompt": "a", "completion": "b"}\n',
+        GOOD + b"\nfaulty further down\n",
+        (b'{"messages": "' + b"x" * HEAD_BYTES)[:HEAD_BYTES],
+        (b"\n" * 10 + b'{"messages": "' + b"x" * HEAD_BYTES)[:HEAD_BYTES],
+        b"\n" * HEAD_BYTES,
+    ],
+)
+def test_an_upload_is_taken_where_its_first_line_is_a_dictionary_or_cut(head: bytes) -> None:
+    assert check_upload(head) is None
