@@ -25,6 +25,7 @@ from caesura.data.rows import Row
 from caesura.errors import InvalidData
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_CLOCK = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 #: Stands for an answer where only its place is of interest.
 _PROBE = "\ue000"
 
@@ -60,16 +61,13 @@ class Example:
         return sum(self.loss_mask[1:])
 
 
-def render_row(row: Row, tokenizer: Tokenizer, max_tokens: int, now: datetime | None = None) -> Example:
+def render_row(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Example:
     """The row as at most `max_tokens` tokens.
-
-    Some templates print the date. `now` is what they take for it (a job's creation: a row must render to the same
-    tokens on the day of a resume); without it, the clock's.
 
     Raises `InvalidData`, naming the line: the template refuses the row, or the place of an assistant message
     in what it renders cannot be told.
     """
-    conversation = _Conversation(row.line, template_messages(row.messages), row.tools, tokenizer, now)
+    conversation = _Conversation(row.line, template_messages(row.messages), row.tools, tokenizer)
     weights = [int(message.get("weight", 1)) for message in row.messages if message["role"] == "assistant"]
     is_marked = _MARKER.search(tokenizer.get_chat_template(tools=row.tools)) is not None
     encoding = conversation.encode(is_marked)
@@ -82,6 +80,11 @@ def render_row(row: Row, tokenizer: Tokenizer, max_tokens: int, now: datetime | 
         loss_mask = encoding["assistant_masks"]
     num_truncated = max(0, len(token_ids) - max_tokens)
     return Example(row.line, token_ids[:max_tokens], loss_mask[:max_tokens], num_truncated)
+
+
+def pin_date(template: str, now: datetime) -> str:
+    """The template with the date of `now` where it prints the clock's: a row must render to the same tokens always."""
+    return _CLOCK.sub(lambda call: json.dumps(now.strftime(call["format"])), template)
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -151,7 +154,6 @@ class _Conversation:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     tokenizer: Tokenizer
-    now: datetime | None
 
     def encode(self, is_marked: bool) -> dict[str, Any]:
         """`input_ids`, `offset_mapping` and, where the template has markers, `assistant_masks`."""
@@ -198,9 +200,6 @@ class _Conversation:
 
     def _apply(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         try:
-            if self.now is not None:
-                # A variable of this name hides the function that transformers gives to templates.
-                options["strftime_now"] = self.now.strftime
             return self.tokenizer.apply_chat_template(messages, tools=self.tools, **options)
         except Exception as error:  # A template is foreign code: whatever it raises, it refuses the row.
             message = f"Example {self.line} cannot be rendered by the model's chat template: {error}"

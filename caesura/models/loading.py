@@ -24,6 +24,7 @@ transformers_logging.disable_progress_bar()
 class ChatTokenizer(Tokenizer, Protocol):
     """What inference needs of a tokenizer beyond rendering."""
 
+    chat_template: str | dict[str, str] | None
     eos_token_id: int | None
     pad_token_id: int | None
 

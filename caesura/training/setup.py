@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import torch
 
-from caesura.data.render import Example, render_row
+from caesura.data.render import Example, pin_date, render_row
 from caesura.data.rows import Problem, Row, parse_rows
 from caesura.errors import InvalidData
 from caesura.jobs import Job
-from caesura.models.loading import Base, load_base
+from caesura.models.loading import Base, ChatTokenizer, load_base
 from caesura.models.lora import Layers, add_lora
 from caesura.settings import BaseModelSettings
 from caesura.training.plan import Plan
@@ -55,9 +55,9 @@ def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row
     base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
     layers = add_lora(base.model)
     warnings: list[str] = []
-    created = datetime.fromtimestamp(job.created_at, UTC)
-    training_examples = _render(base, training, "training_file", created, warnings)
-    validation_examples = _render(base, validation, "validation_file", created, warnings)
+    _pin_date(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
+    training_examples = _render(base, training, "training_file", warnings)
+    validation_examples = _render(base, validation, "validation_file", warnings)
     if not any(example.num_loss_tokens for example in training_examples):
         raise InvalidData(
             f"No row of the training file has an assistant token within the context of {base.context_window} tokens.",
@@ -68,10 +68,18 @@ def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row
     return Setup(base, layers, method, num_tokens, warnings)
 
 
-def _render(base: Base, rows: list[Row], param: str, now: datetime, warnings: list[str]) -> list[Example]:
+def _pin_date(tokenizer: ChatTokenizer, now: datetime) -> None:
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
+    elif templates is not None:
+        tokenizer.chat_template = pin_date(templates, now)
+
+
+def _render(base: Base, rows: list[Row], param: str, warnings: list[str]) -> list[Example]:
     name = param.removesuffix("_file")
     try:
-        examples = [render_row(row, base.tokenizer, base.context_window, now) for row in rows]
+        examples = [render_row(row, base.tokenizer, base.context_window) for row in rows]
     except InvalidData as error:
         message = f"The job failed due to an invalid {name} file. {error.message}"
         raise InvalidData(message, param=param, code=f"invalid_{param}") from error

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from caesura.data.render import Example, render_row, template_messages
+from caesura.data.render import Example, pin_date, render_row, template_messages
 from caesura.data.rows import Row
 from caesura.errors import InvalidData
 from caesura.settings import EMBEDDED_BASE_PATH
@@ -268,12 +268,13 @@ def test_the_embedded_model_learns_what_its_template_marks(name: str, make_row: 
     assert_same_but_newlines(render_row(row, tokenizer, 10_000), example, tokenizer)
 
 
-def test_a_template_that_prints_the_date_prints_the_one_it_is_given(
+def test_a_template_that_prints_the_date_prints_the_one_it_is_pinned_to(
     make_tokenizer: Callable[[str], PreTrainedTokenizerFast], plain: PreTrainedTokenizerFast
 ) -> None:
-    dated = make_tokenizer("{{- strftime_now('%d %b %Y') + '\\n' -}}" + str(plain.chat_template))
+    clock = "{%- set today = strftime_now( '%d %b %Y' ) -%}{{- today + strftime_now(\"%H\") + '\n' -}}"
+    dated = make_tokenizer(pin_date(clock + str(plain.chat_template), datetime(2024, 2, 29, 7, tzinfo=UTC)))
     row = Row(1, [said("user", "Hello"), said("assistant", "Hi")], None, parallel_tool_calls=True)
 
-    example = render_row(row, dated, 10_000, datetime(2024, 2, 29, tzinfo=UTC))
+    example = render_row(row, dated, 10_000)
 
-    assert dated.decode(example.token_ids).startswith("29 Feb 2024\n")
+    assert dated.decode(example.token_ids).startswith("29 Feb 202407\n")
