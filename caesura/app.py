@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,17 @@ from caesura import __version__
 from caesura.api import chat, errors, files, jobs, models
 from caesura.api.front import Front
 from caesura.api.state import Server
+from caesura.errors import SettingsInvalid
 from caesura.executors.local import LocalExecutor
-from caesura.ids import new_api_key
+from caesura.ids import new_api_key, new_token
 from caesura.inference.process import EngineProcess
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import LocalStorage
 from caesura.store import open_store
+
+#: In the data folder; only its owner may read it.
+API_KEY_FILE = "api_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +89,27 @@ def load_api_key(settings: Settings) -> ApiKey:
     if settings.api_key is not None:
         return ApiKey(settings.api_key.get_secret_value(), is_new=False)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = settings.data_dir / "api_key"
-    if path.exists():
-        return ApiKey(path.read_text().strip(), is_new=False)
-    return ApiKey(_keep_new_key(path), is_new=True)
+    path = settings.data_dir / API_KEY_FILE
+    if not path.exists():
+        with suppress(FileExistsError):  # a server that started at the same time was first
+            return ApiKey(_keep_new_key(path), is_new=True)
+    key = path.read_text().strip()
+    if not key:
+        raise SettingsInvalid(f"The key file '{path}' is empty. Delete it, and the next start makes a new key.")
+    return ApiKey(key, is_new=False)
 
 
 def _keep_new_key(path: Path) -> str:
+    """Whole or not at all: no start, however it ends, leaves a file without its key."""
     key = new_api_key()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key + "\n")
+    temporary = path.with_name(f".{path.name}.{new_token()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return key

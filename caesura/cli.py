@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -14,9 +16,11 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
+from starlette.types import ASGIApp
 
 from caesura import __version__
-from caesura.app import build_app, build_server, load_api_key
+from caesura.app import API_KEY_FILE, ApiKey, build_app, build_server, load_api_key
 from caesura.errors import SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
@@ -40,7 +44,7 @@ def main() -> None:
     try:
         cli()
     except SettingsInvalid as error:
-        errors.print(f"[bold red]caesura:[/] {error.message}", markup=True)
+        errors.print(f"[bold red]caesura:[/] {escape(error.message)}")
         sys.exit(2)
 
 
@@ -64,9 +68,11 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
 def _flag(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
-    default = "" if field.default is None else f" [default: {field.default}]"
-    option = typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", show_default=False)
-    kind = field.annotation
+    flag, kind = f"--{name.replace('_', '-')}", field.annotation
+    default = "" if field.default is None else f" (default: {field.default})"
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
     options = [part for part in get_args(kind) if part is not NoneType]
     if name == "api_key" or (options and isinstance(options[0], str)):
         kind = str
@@ -87,24 +93,46 @@ def _default_config() -> Path | None:
 def serve(settings: Settings) -> None:
     """Serve the API until interrupted."""
     configure(settings.log_level, "server")
-    key = load_api_key(settings)
     listener = _listen(settings)
-    app = build_app(build_server(settings), key.text)
-    url = f"http://{settings.host}:{listener.getsockname()[1]}/v1"
-    shown = key.text if key.is_new else f"$(cat {settings.data_dir / 'api_key'})"
-    if settings.api_key is not None:
-        shown = "$CAESURA_API_KEY"
+    key, app = _open(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}/v1"
 
     class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            console.print(f"Caesura is ready at {url}")
-            console.print(f"  export OPENAI_BASE_URL={url}")
-            console.print(f"  export OPENAI_API_KEY={shown}")
+            _print(f"Caesura is ready at {url}")
+            _print(f"  export OPENAI_BASE_URL={url}")
+            _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
             sys.stdout.flush()
 
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    Announcing(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
+        Announcing(config).run(sockets=[listener])
+
+
+def _open(settings: Settings) -> tuple[ApiKey, ASGIApp]:
+    try:
+        key = load_api_key(settings)
+        return key, build_app(build_server(settings), key.text)
+    except OSError as error:
+        raise SettingsInvalid(
+            f"The data folder '{settings.data_dir}' cannot be used: {error.strerror}. Set another --data-dir."
+        ) from error
+
+
+def _shown_key(settings: Settings, key: ApiKey) -> str:
+    """The key in the words of a shell: itself only when it is new, later where it is to be found."""
+    if key.is_new:
+        return key.text
+    if settings.api_key is None:
+        return f'"$(cat {shlex.quote(str(settings.data_dir / API_KEY_FILE))})"'
+    is_in_environment = os.environ.get("CAESURA_API_KEY") == key.text
+    return "$CAESURA_API_KEY" if is_in_environment else "'<the api_key of your settings>'"
+
+
+def _print(line: str) -> None:
+    console.print(line, markup=False)
 
 
 def _listen(settings: Settings) -> socket.socket:

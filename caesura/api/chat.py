@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from caesura.api.errors import error_body
 from caesura.api.state import Server, ServerDependency
@@ -32,22 +37,59 @@ from caesura.schema.chat import (
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/chat/completions")
+T = TypeVar("T")
 
 
 @router.post("", response_model=None)
-async def create(body: CreateChatCompletion, server: ServerDependency) -> Response:
+async def create(body: CreateChatCompletion, request: Request, server: ServerDependency) -> Response:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
         )
-    model, request = _to_request(body, server)
-    pieces = server.engine.chat(request)
-    if body.stream:
-        # The first piece is awaited before the answer begins, so that a fault still has its status.
-        first = await anext(pieces)
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_stream(model, first, pieces, include_usage), media_type="text/event-stream")
-    return _json(await _collect(model, pieces))
+    model, asked = await run_in_threadpool(_to_request, body, server)
+    pieces = server.engine.chat(asked)
+    if not body.stream:
+        return _json(await _unless_client_leaves(request, _collect(model, pieces)))
+    # The first piece is awaited before the answer begins, so that a fault still has its status.
+    first = await _unless_client_leaves(request, anext(pieces))
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    events = _stream(model, first, pieces, include_usage, request.state.request_id)
+    return EventStream(events, pieces)
+
+
+async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`; it is broken off when the client leaves, for nobody would read it."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_client_leaves(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait((working, leaving))
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, made of what comes from `source`; both are closed when the answer ends, however it does."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
+        super().__init__(events)
+        self._events = events
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._source), aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 def _to_request(body: CreateChatCompletion, server: Server) -> tuple[str, ChatRequest]:
@@ -92,7 +134,7 @@ async def _collect(model: str, pieces: AsyncGenerator[Piece, None]) -> ChatCompl
 
 
 async def _stream(
-    model: str, first: Piece, pieces: AsyncGenerator[Piece, None], include_usage: bool
+    model: str, first: Piece, pieces: AsyncGenerator[Piece, None], include_usage: bool, request_id: str
 ) -> AsyncGenerator[str, None]:
     """Server-sent events: the role, the pieces, the finish, the usage if asked for, `[DONE]`."""
     id, created = new_id("chatcmpl-"), int(time.time())
@@ -104,17 +146,16 @@ async def _stream(
             del body["usage"]
         return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
-    yield chunk(ChunkChoice(index=0, delta=Delta(role="assistant", content="", refusal=None), finish_reason=None))
     try:
-        async with aclosing(pieces):
-            piece: Piece = first
-            while isinstance(piece, Text):
-                yield chunk(ChunkChoice(index=0, delta=Delta(content=piece.text), finish_reason=None))
-                piece = await anext(pieces)
-            yield chunk(ChunkChoice(index=0, delta=Delta(), finish_reason=piece.finish_reason))
-    except CaesuraError as error:
-        logger.exception("a stream broke off")
-        yield f"data: {json.dumps(error_body(error))}\n\n"
+        yield chunk(ChunkChoice(index=0, delta=Delta(role="assistant", content="", refusal=None), finish_reason=None))
+        piece = first
+        while isinstance(piece, Text):
+            yield chunk(ChunkChoice(index=0, delta=Delta(content=piece.text), finish_reason=None))
+            piece = await anext(pieces)
+        yield chunk(ChunkChoice(index=0, delta=Delta(), finish_reason=piece.finish_reason))
+    except Exception as error:  # whatever it is, this is the only way left to tell of it
+        logger.exception("request %s: the stream broke off", request_id)
+        yield f"data: {json.dumps(error_body(error if isinstance(error, CaesuraError) else CaesuraError()))}\n\n"
         return
     if include_usage:
         yield chunk(usage=_usage(piece))

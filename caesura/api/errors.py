@@ -1,27 +1,34 @@
-"""The one table from exception to answer: `{"error": {"message", "type", "param", "code"}}`, all four keys always."""
+"""The one table from exception to answer: `{"error": {"message", "type", "param", "code"}}`, all four keys always.
+
+`CaesuraError` itself rises to `front`, which answers it here: only there is the request's id known, for the log.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from caesura.api.explain import explain
 from caesura.errors import CaesuraError, InvalidRequest
 
 
-def answer_error(error: CaesuraError) -> JSONResponse:
+def answer_error(error: CaesuraError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to `error`."""
-    headers: dict[str, str] = {}
+    told = dict(headers or {})
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
+        told["retry-after"] = str(error.retry_after_s)
     if error.should_retry is not None:
-        headers["x-should-retry"] = "true" if error.should_retry else "false"
-    return JSONResponse(error_body(error), error.status, headers)
+        told["x-should-retry"] = "true" if error.should_retry else "false"
+    # "replace": JSON can spell half a surrogate pair, which UTF-8 cannot hold, and the message may quote it.
+    body = json.dumps(error_body(error), ensure_ascii=False).encode("utf-8", "replace")
+    return Response(body, error.status, told, media_type="application/json")
 
 
 def error_body(error: CaesuraError) -> dict[str, Any]:
@@ -31,36 +38,29 @@ def error_body(error: CaesuraError) -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Have `app` answer every exception of an endpoint by this module."""
+    """Have `app` answer what the framework raises by this module."""
 
-    async def on_error(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, CaesuraError)
-        return answer_error(error)
-
-    async def on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    async def on_invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return answer_error(explain(error.errors()))
 
-    async def on_http(request: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer_error(_from_http(request, error))
+        return answer_error(_from_http(request, error), error.headers)
 
-    app.add_exception_handler(CaesuraError, on_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
 
 
 def _from_http(request: Request, error: HTTPException) -> CaesuraError:
-    method, path = request.method, request.url.path
+    method, path = request.method, request.scope["path"]
     refused = InvalidRequest(str(error.detail))
-    refused.status = error.status_code
     if error.status_code == 404:
         refused = InvalidRequest(f"Invalid URL ({method} {path})")
-        refused.status = 404
     if error.status_code == 405:
         refused = InvalidRequest(
             f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)",
             code="method_not_supported",
         )
-        refused.status = 405
+    refused.status = error.status_code
     return refused

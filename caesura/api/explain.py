@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from caesura.errors import InvalidRequest
-from caesura.schema.common import NUMBER_TAG
+from caesura.schema.common import TAGS
 
-#: pydantic's names of types → JSON's, with their article.
+#: pydantic's problem → the JSON type that was expected, with its article.
 _EXPECTED = {
-    "int": "an integer",
-    "float": "a number",
-    "string": "a string",
-    "bool": "a boolean",
-    "list": "an array",
-    "dict": "an object",
-    "model": "an object",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_parsing_size": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "a string",
+    "bool_type": "a boolean",
+    "bool_parsing": "a boolean",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
 }
 _RECEIVED = {
     "NoneType": "null",
@@ -40,7 +47,16 @@ _LENGTHS = {
     ("too_long", "array"): ("max_length", "array too long", "maximum length", "array_above_max_length"),
     ("too_short", "array"): ("min_length", "array too short", "minimum length", "empty_array"),
     ("too_long", "object"): ("max_length", "too many properties", "at most", "object_above_max_properties"),
+    ("string_too_long", "property name"): (
+        *("max_length", "property name too long", "maximum length"),
+        "property_name_above_max_length",
+    ),
 }
+_JSON = {"True": "true", "False": "false"}
+#: pydantic marks so what is wrong with a key and not with its value.
+_KEY = "[key]"
+#: What a message quotes of a request is cut to this many characters.
+MAX_QUOTED = 200
 
 
 def explain(problems: Sequence[Any]) -> InvalidRequest:
@@ -51,62 +67,90 @@ def explain(problems: Sequence[Any]) -> InvalidRequest:
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
             f"library correctly. The body must be JSON: {problem['ctx']['error']}.)"
         )
-    path = _path(problem["loc"])
+    location, given = problem["loc"], problem["input"]
+    is_key = location[-1] == _KEY and location[-2] == given
+    path = _path(location[:-1] if is_key else location)
     if not path:
-        return InvalidRequest("The body of your request must be a JSON object.", code="invalid_type")
-    message, code = _explain(problem["type"], path, problem["input"], problem.get("ctx", {}), problem["msg"])
+        return InvalidRequest(
+            "The body of your request must be a JSON object, sent with 'Content-Type: application/json'.",
+            code="invalid_type",
+        )
+    received = "a property name" if is_key else _RECEIVED.get(type(given).__name__, "another type")
+    message, code = _explain(problem["type"], path, given, received, problem.get("ctx", {}), problem["msg"])
     return InvalidRequest(message, param=path, code=code)
 
 
-def _explain(kind: str, path: str, given: Any, context: dict[str, Any], otherwise: str) -> tuple[str, str]:
+def supported(values: Sequence[str]) -> str:
+    """`'a', 'b', and 'c'`."""
+    *others, last = values
+    if not others:
+        return last
+    return f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
+
+
+def quote(text: str) -> str:
+    """The text, or as much of it as a message should hold."""
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+
+
+def _explain(
+    kind: str, path: str, given: Any, received: str, context: dict[str, Any], otherwise: str
+) -> tuple[str, str]:
     """Message and code of one problem."""
     if kind == "missing":
         return f"Missing required parameter: '{path}'.", "missing_required_parameter"
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{path}'.", "unknown_parameter"
     if kind == "literal_error":
-        return f"Invalid value: {_show(given)}. Supported values are: {context['expected']}.", "invalid_value"
+        return _explain_choice(path, given, received, context["expected"])
     if kind in _BOUNDS:
         return _explain_bound(kind, path, given, context)
-    received = _RECEIVED.get(type(given).__name__, "another type")
     sized = (kind, received.partition(" ")[2])
     if sized in _LENGTHS:
-        return _explain_length(sized, path, len(given), context)
-    expected = _EXPECTED.get(kind.partition("_")[0])
-    if expected is not None:
-        return f"Invalid type for '{path}': expected {expected}, but got {received} instead.", "invalid_type"
+        return _explain_length(sized, received, path, len(given), context)
+    if kind in _EXPECTED:
+        return f"Invalid type for '{path}': expected {_EXPECTED[kind]}, but got {received} instead.", "invalid_type"
+    if kind == "string_unicode":
+        return f"Invalid value for '{path}': the string is not valid Unicode.", "invalid_value"
     return f"Invalid value for '{path}': {otherwise}.", "invalid_value"
+
+
+def _explain_choice(path: str, given: Any, received: str, expected: str) -> tuple[str, str]:
+    # pydantic writes: 'a', 'b' or 'c'
+    values = [_JSON.get(value, value) for part in expected.split(" or ") for value in part.split(", ")]
+    if expected.startswith("'") and not isinstance(given, str):
+        return (
+            f"Invalid type for '{path}': expected one of {supported(values)}, but got {received} instead.",
+            "invalid_type",
+        )
+    shown = f"'{quote(given)}'" if isinstance(given, str) else quote(json.dumps(given))
+    return f"Invalid value: {shown}. Supported values are: {supported(values)}.", "invalid_value"
 
 
 def _explain_bound(kind: str, path: str, given: Any, context: dict[str, Any]) -> tuple[str, str]:
     key, words, sign, code = _BOUNDS[kind]
-    number = "decimal" if isinstance(given, float) else "integer"
-    expected = f"Expected a value {sign} {context[key]}, but got {given} instead."
+    limit = context[key]
+    number, limit = ("decimal", f"{limit:g}") if isinstance(limit, float) else ("integer", limit)
+    expected = f"Expected a value {sign} {limit}, but got {quote(str(given))} instead."
     return f"Invalid '{path}': {number} {words} value. {expected}", f"{number}_{code}"
 
 
-def _explain_length(kind: tuple[str, str], path: str, length: int, context: dict[str, Any]) -> tuple[str, str]:
+def _explain_length(
+    kind: tuple[str, str], received: str, path: str, length: int, context: dict[str, Any]
+) -> tuple[str, str]:
     key, wrong, expected, code = _LENGTHS[kind]
-    limit = context[key]
     if kind[1] == "object":
-        what = f"Expected an object with {expected} {limit} properties, but got an object with {length} properties"
+        limit = f"{expected} {context[key]} properties"
+        what = f"Expected an object with {limit}, but got an object with {length} properties instead."
     else:
-        article = "an" if kind[1] == "array" else "a"
-        what = f"Expected {article} {kind[1]} with {expected} {limit}, but got {article} {kind[1]} with length {length}"
-    return f"Invalid '{path}': {wrong}. {what} instead.", code
+        what = f"Expected {received} with {expected} {context[key]}, but got {received} with length {length} instead."
+    return f"Invalid '{path}': {wrong}. {what}", code
 
 
 def _path(location: Sequence[str | int]) -> str:
     """`("body", "messages", 0, "content")` → `messages[0].content`."""
     path = ""
     for part in location[1:]:
-        if part in (NUMBER_TAG, "[key]"):
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str):
-        return f"'{value}'"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        if part not in TAGS:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return quote(path)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import quote as url_quote
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from caesura.api.explain import quote, supported
 from caesura.api.multipart import receive_upload
-from caesura.api.state import Limit, ServerDependency
+from caesura.api.state import Limit, QueryText, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
 from caesura.ids import new_token
@@ -45,15 +46,16 @@ async def create(request: Request, server: ServerDependency) -> FileObject:
 def _check_purpose(fields: dict[str, str]) -> str:
     for name in fields:
         if name != "purpose":
+            name = quote(name)
             raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
     if "purpose" not in fields:
         raise InvalidRequest(
             "Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter"
         )
     if fields["purpose"] not in PURPOSES:
-        values = ", ".join(f"'{purpose}'" for purpose in PURPOSES)
+        values = supported([f"'{purpose}'" for purpose in PURPOSES])
         raise InvalidRequest(
-            f"Invalid value: '{fields['purpose']}'. Supported values are: {values}.",
+            f"Invalid value: '{quote(fields['purpose'])}'. Supported values are: {values}.",
             param="purpose",
             code="invalid_value",
         )
@@ -63,12 +65,13 @@ def _check_purpose(fields: dict[str, str]) -> str:
 @router.get("")
 def list_files(
     server: ServerDependency,
-    purpose: str | None = None,
-    after: str | None = None,
+    purpose: QueryText = None,
+    after: QueryText = None,
     limit: Annotated[Limit, Query(le=MAX_PAGE)] = MAX_PAGE,
-    order: Literal["asc", "desc"] = "desc",
+    order: Literal["asc", "desc", "ascending", "descending"] = "desc",
 ) -> PageWithIds[FileObject]:
-    files, has_more = server.store.files.list(purpose=purpose, after=after, limit=limit, descending=order == "desc")
+    descending = order.startswith("desc")
+    files, has_more = server.store.files.list(purpose=purpose, after=after, limit=limit, descending=descending)
     ids = [file.id for file in files] or [None]
     return PageWithIds(data=[to_wire(file) for file in files], has_more=has_more, first_id=ids[0], last_id=ids[-1])
 
@@ -90,9 +93,10 @@ def content(file_id: str, request: Request, server: ServerDependency) -> Respons
     file = server.store.files.get(file_id)
     plain = "text/csv" in request.headers.get("accept", "")
     encode = file.purpose == "fine-tune-results" and server.settings.results_base64 and not plain
+    server.storage.open(file.blob).close()  # that it is damaged can be told only before the answer begins
     length = 4 * -(-file.bytes // 3) if encode else file.bytes
     headers = {
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
+        "content-disposition": f"attachment; filename*=UTF-8''{url_quote(file.filename, safe='')}",
         "content-length": str(length),
     }
     return StreamingResponse(_read(server, file, encode), media_type="application/octet-stream", headers=headers)

@@ -8,6 +8,8 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from caesura.api.errors import answer_error
@@ -18,6 +20,10 @@ logger = logging.getLogger(__name__)
 API_VERSION = "2020-10-01"
 #: Answered without a key.
 OPEN_PATHS = frozenset({"/healthz"})
+#: What a body may have that is read as a whole.
+MAX_BODY_BYTES = 100 * 2**20
+#: These read their body piece by piece, up to a limit of their own.
+STREAMED_PATHS = frozenset({"/v1/files"})
 
 
 class Front:
@@ -47,32 +53,51 @@ class Front:
                 headers["openai-processing-ms"] = str(round((time.monotonic() - began) * 1000))
             await send(message)
 
-        path: str = scope["path"]
-        if len(path) > 1 and path.endswith("/"):
-            scope["path"] = path.rstrip("/")
+        # For those who must tell of a fault after their answer has begun.
+        scope.setdefault("state", {})["request_id"] = request_id
+        scope["path"] = path = scope["path"].rstrip("/") or "/"
+        told = f"request {request_id} ({scope['method']} {path})"
         try:
             if path not in OPEN_PATHS:
                 self._check_key(Headers(scope=scope))
-            await self._app(scope, receive, send_with_headers)
-        except CaesuraError as error:
-            await answer_error(error)(scope, receive, send_with_headers)
-        except Exception:
-            logger.exception("request %s (%s %s) broke", request_id, scope["method"], path)
+            await self._app(scope, receive if path in STREAMED_PATHS else _limited(receive), send_with_headers)
+        except ClientDisconnect:
+            logger.info("%s: the client left before it was answered", told)
+        except Exception as error:
+            fault = error if isinstance(error, CaesuraError) else CaesuraError()
+            if answering or fault.status >= 500:
+                logger.error("%s failed: %s", told, error, exc_info=fault.status != 503)
             if answering:
                 raise  # the answer is half sent: only closing the connection tells the client
-            await answer_error(CaesuraError())(scope, receive, send_with_headers)
+            await answer_error(fault)(scope, receive, send_with_headers)
 
     def _check_key(self, headers: Headers) -> None:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not given:
             raise Unauthenticated
-        if not hmac.compare_digest(given.encode(), self._api_key):
+        if not hmac.compare_digest(given.encode("latin-1"), self._api_key):  # the bytes that were sent
             raise Unauthenticated(
                 f"Incorrect API key provided: {_mask(given)}. The server showed its key when it started for the first "
                 "time, or was given it as CAESURA_API_KEY.",
                 code="invalid_api_key",
             )
+
+
+def _limited(receive: Receive) -> Receive:
+    """`receive`, up to MAX_BODY_BYTES."""
+    num_bytes = 0
+
+    async def receive_limited() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > MAX_BODY_BYTES:
+            # The framework lets no other exception out of its reading of a body.
+            raise HTTPException(413, f"Maximum content size limit ({MAX_BODY_BYTES}) exceeded ({num_bytes} bytes read)")
+        return message
+
+    return receive_limited
 
 
 def _mask(key: str) -> str:

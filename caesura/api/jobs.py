@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from caesura.api.state import Limit, Server, ServerDependency
+from caesura.api.state import Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id, random_text
 from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
@@ -97,7 +97,7 @@ _AUTO: dict[str, Any] = dict.fromkeys(("n_epochs", "batch_size", "learning_rate_
 
 @router.get("")
 def list_jobs(
-    request: Request, server: ServerDependency, after: str | None = None, limit: Limit = 20
+    request: Request, server: ServerDependency, after: QueryText = None, limit: Limit = 20
 ) -> Page[FineTuningJob]:
     pairs, without = _metadata_filter(request)
     jobs, has_more = server.store.jobs.list(
@@ -143,14 +143,14 @@ def resume(job_id: str, server: ServerDependency) -> FineTuningJob:
 
 
 @router.get("/{job_id}/events")
-def list_events(job_id: str, server: ServerDependency, after: str | None = None, limit: Limit = 20) -> Page[JobEvent]:
+def list_events(job_id: str, server: ServerDependency, after: QueryText = None, limit: Limit = 20) -> Page[JobEvent]:
     events, has_more = server.store.jobs.list_events(job_id, after=after, limit=min(limit, MAX_EVENTS_PAGE))
     return Page(data=[_event_to_wire(event) for event in events], has_more=has_more)
 
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(
-    job_id: str, server: ServerDependency, after: str | None = None, limit: Limit = 10
+    job_id: str, server: ServerDependency, after: QueryText = None, limit: Limit = 10
 ) -> PageWithIds[Checkpoint]:
     server.store.jobs.get(job_id)
     models, has_more = server.store.models.list_of_job(job_id, after=after, limit=min(limit, MAX_CHECKPOINTS_PAGE))

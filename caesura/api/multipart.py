@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -91,7 +92,7 @@ async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int) -
     form = _Form()
     parser = _make_parser(request, form)
     head, size = b"", 0
-    with writer:
+    async with _in_threads(writer):
         async for data in _chunks(request, parser, form):
             size += len(data)
             if size > max_bytes:
@@ -103,25 +104,43 @@ async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int) -
             if len(head) < HEAD_BYTES:
                 head = (head + data)[:HEAD_BYTES]
             await run_in_threadpool(writer.write, data)
+        if not form.ended:
+            raise InvalidRequest("The form broke off before its end. Please send it again.")
         if form.filename is None:
             raise InvalidRequest("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
         if size == 0:
             raise InvalidRequest("The file is empty. Send a file with at least one line.", param="file")
-        if not form.ended:
-            raise InvalidRequest("The form broke off before its end. Please send it again.")
     return Upload(writer.blob, form.filename, head, form.fields)
+
+
+@asynccontextmanager
+async def _in_threads(writer: BlobWriter) -> AsyncGenerator[None, None]:
+    """The writer's context, off the event loop: the sync at the end of a large file takes seconds."""
+    await run_in_threadpool(writer.__enter__)
+    try:
+        yield
+    except BaseException as error:
+        writer.__exit__(type(error), error, error.__traceback__)  # quick: it removes what was written
+        raise
+    await run_in_threadpool(writer.__exit__, None, None, None)
 
 
 async def _chunks(request: Request, parser: MultipartParser, form: _Form) -> AsyncIterator[bytes]:
     """What has come of the file, piece by piece."""
     async for chunk in request.stream():
-        try:
+        with _telling_faults():
             parser.write(chunk)
-        except FormParserError as error:
-            raise InvalidRequest(f"The form cannot be read: {error}") from error
         if form.file_data:
             yield b"".join(form.file_data)
             form.file_data.clear()
+
+
+@contextmanager
+def _telling_faults() -> Generator[None, None, None]:
+    try:
+        yield
+    except FormParserError as error:
+        raise InvalidRequest(f"The form cannot be read: {error}") from error
 
 
 def _make_parser(request: Request, form: _Form) -> MultipartParser:
@@ -141,4 +160,5 @@ def _make_parser(request: Request, form: _Form) -> MultipartParser:
         "on_headers_finished",
         "on_end",
     )
-    return MultipartParser(options[b"boundary"], {name: getattr(form, name) for name in names})  # pyright: ignore[reportArgumentType]
+    with _telling_faults():
+        return MultipartParser(options[b"boundary"], {name: getattr(form, name) for name in names})  # pyright: ignore[reportArgumentType]

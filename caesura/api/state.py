@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Query
+from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from caesura.inference.engine import Engine
@@ -37,5 +38,11 @@ def _get_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
 
 
+def _absent_if_empty(value: str | None) -> str | None:
+    return value or None
+
+
 ServerDependency = Annotated[Server, Depends(_get_server)]
 Limit = Annotated[int, Query(ge=1)]
+#: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
+QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]

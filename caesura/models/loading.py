@@ -4,6 +4,9 @@
 # (torch and transformers leave the types of what they return open)
 from __future__ import annotations
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -16,6 +19,8 @@ from caesura.data.render import Tokenizer
 from caesura.errors import InvalidRequest
 from caesura.settings import BaseModelSettings
 
+logger = logging.getLogger(__name__)
+
 # Its progress bars and advice are for notebooks; a server's log has one line a record.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -25,6 +30,7 @@ class ChatTokenizer(Tokenizer, Protocol):
     """What inference needs of a tokenizer beyond rendering."""
 
     chat_template: str | dict[str, str] | None
+    clean_up_tokenization_spaces: bool
     eos_token_id: int | None
     pad_token_id: int | None
 
@@ -63,19 +69,11 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
     Only safetensors weights are read (a pickle could run code), and no code from the hub.
     Raises InvalidRequest, naming the base, when it cannot be loaded.
     """
-    try:
-        model = cast(
-            nn.Module,
-            AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True),
-        )
+    with _told_as_invalid(name):
+        model = cast(nn.Module, AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True))
         tokenizer = cast(ChatTokenizer, AutoTokenizer.from_pretrained(settings.path))
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidRequest(
-            f"The base model '{name}' cannot be loaded ({type(error).__name__}). Check its 'path' under "
-            "[models] in caesura.toml: a folder with safetensors weights, or a hub id that can be reached.",
-            param="model",
-            code="model_not_available",
-        ) from error
+    # Where it is on, text is changed as more of it comes, and answers could not be streamed.
+    tokenizer.clean_up_tokenization_spaces = False
     model.requires_grad_(requires_grad=False)
     model.eval().to(device)
     config: Any = model.config
@@ -89,12 +87,28 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
     )
 
 
-def count_parameters(settings: BaseModelSettings) -> int:
-    """How many parameters the model has, without loading its weights."""
-    config = AutoConfig.from_pretrained(settings.path)
-    with torch.device("meta"):
-        model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
+def count_parameters(name: str, settings: BaseModelSettings) -> int:
+    """How many parameters the base model `name` has, without loading its weights. Raises as `load_base`."""
+    with _told_as_invalid(name):
+        config = AutoConfig.from_pretrained(settings.path)
+        with torch.device("meta"):
+            model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _told_as_invalid(name: str) -> Generator[None, None, None]:
+    """What transformers raises for a model that it cannot load speaks of its caches and of paths: told anew."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        logger.exception("the base model '%s' cannot be loaded", name)
+        raise InvalidRequest(
+            f"The base model '{name}' cannot be loaded ({type(error).__name__}; the server's log says more). Check its "
+            "'path' under [models] in caesura.toml: a folder with safetensors weights, or a hub id within reach.",
+            param="model",
+            code="model_not_available",
+        ) from error
 
 
 def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **cache: Any) -> Tensor:

@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from caesura.schema.common import Answer, Metadata
+from caesura.schema.common import CALLING, LIST, SPEAKING, Answer, AnyText, Metadata, NotOffered, Request, TextOrList
 
-Content = str | list[dict[str, Any]]
-Stop = str | Annotated[list[str], Field(min_length=1, max_length=4)]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+Stop = Annotated[AnyText | Annotated[list[str], Field(min_length=1, max_length=4), Tag(LIST)], TextOrList]
 
 
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+class TextPart(Request):
+    """A part of a message's content; the other types need models that see or hear."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[AnyText | Annotated[list[TextPart], Tag(LIST)], TextOrList]
+
+
+class SpeakingMessage(Request):
+    model_config = ConfigDict(extra="allow")
+
+    role: Role
+    content: Content
+
+
+class CallingMessage(Request):
+    """Of the roles that need no content: they may call a tool, or answer one in the older form."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Role
     content: Content | None = None
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+def _kind_of_message(value: Any) -> str:
+    role = cast(dict[str, Any], value).get("role") if isinstance(value, dict) else None
+    return CALLING if role in ("assistant", "function") else SPEAKING
 
+
+Message = Annotated[
+    Annotated[SpeakingMessage, Tag(SPEAKING)] | Annotated[CallingMessage, Tag(CALLING)],
+    Discriminator(_kind_of_message),
+]
+
+
+class StreamOptions(Request):
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Request):
     """Plain text; the other formats need constrained decoding, which the engine does not do."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     type: Literal["text"]
 
 
-class CreateChatCompletion(BaseModel):
+class CreateChatCompletion(Request):
     """What changes the answer is either done or a fault; what does not is taken and left."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Literal[1] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -54,7 +80,7 @@ class CreateChatCompletion(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: NotOffered | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None

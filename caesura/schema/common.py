@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Item = TypeVar("Item")
 
@@ -13,6 +23,13 @@ class Request(BaseModel):
     """A request body. A key that is not known is a fault (most often a misspelling); null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in cast(dict[str, Any], value).items() if item is not None}
 
 
 class Answer(BaseModel):
@@ -34,26 +51,39 @@ class PageWithIds(Page[Item], Generic[Item]):
     last_id: str | None
 
 
-#: Marks the branch of a number in a union with "auto"; not part of any field's path.
-NUMBER_TAG = "number"
+#: The branches of unions. A value's branch is chosen first, so that this one alone reports faults; the tags stand in
+#: pydantic's locations, but are no part of a field's path.
+NUMBER, AUTO, TEXT, LIST, SPEAKING, CALLING = "(number)", "(auto)", "(text)", "(list)", "(speaking)", "(calling)"
+TAGS = frozenset({NUMBER, AUTO, TEXT, LIST, SPEAKING, CALLING})
 
 
 def _auto_or_number(value: Any) -> str:
-    return "auto" if value == "auto" else NUMBER_TAG
+    return AUTO if value == "auto" else NUMBER
 
 
-#: Chooses between `AutoText` and a number tagged with NUMBER_TAG, so that only one of the two reports a fault.
+#: Chooses between `AutoText` and a number tagged with NUMBER.
 AutoOrNumber = Discriminator(_auto_or_number)
-AutoText = Annotated[Literal["auto"], Tag("auto")]
+AutoText = Annotated[Literal["auto"], Tag(AUTO)]
+
+
+def _text_or_list(value: Any) -> str:
+    return LIST if isinstance(value, list) else TEXT
+
+
+#: Chooses between `AnyText` and a list tagged with LIST.
+TextOrList = Discriminator(_text_or_list)
+AnyText = Annotated[str, Tag(TEXT)]
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
-def _absent(value: Any) -> Any:
-    return {} if value is None else value
+def _refuse_items(value: list[Any]) -> list[Any]:
+    if value:
+        raise PydanticCustomError("not_offered", "this server does not offer it")
+    return value
 
 
-#: An object whose null means that it is absent.
-NullIsEmpty = BeforeValidator(_absent)
+#: For what clients may name as long as they ask for none of it.
+NotOffered = Annotated[list[Any], AfterValidator(_refuse_items)]

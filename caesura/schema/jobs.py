@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, Tag
 
-from caesura.schema.common import NUMBER_TAG, Answer, AutoOrNumber, AutoText, Metadata, NullIsEmpty, Request
+from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request
 
-Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER_TAG)], AutoOrNumber]
-BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER_TAG)], AutoOrNumber]
-Multiplier = Annotated[AutoText | Annotated[float, Field(gt=0, allow_inf_nan=False), Tag(NUMBER_TAG)], AutoOrNumber]
+Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
+BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)], AutoOrNumber]
+Multiplier = Annotated[AutoText | Annotated[float, Field(gt=0, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
+#: It becomes a part of the model's name, and so of URLs: no control characters.
+Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
 
 
 class SupervisedHyperparameters(Request):
@@ -20,12 +22,12 @@ class SupervisedHyperparameters(Request):
 
 
 class SupervisedMethod(Request):
-    hyperparameters: Annotated[SupervisedHyperparameters, NullIsEmpty] = SupervisedHyperparameters()
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
 
 
 class Method(Request):
     type: Literal["supervised"]
-    supervised: Annotated[SupervisedMethod, NullIsEmpty] = SupervisedMethod()
+    supervised: SupervisedMethod = SupervisedMethod()
 
 
 class CreateJob(Request):
@@ -35,11 +37,10 @@ class CreateJob(Request):
     method: Method | None = None
     #: The older place of a supervised job's hyperparameters; `method` wins.
     hyperparameters: SupervisedHyperparameters | None = None
-    suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    suffix: Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
-    #: None are offered: anything but an empty list is a fault.
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: NotOffered | None = None
     # Sent by clients of other services; they mean nothing here.
     trainingType: Any = None
     user_provided_suffix: Any = None
@@ -95,4 +96,4 @@ class Checkpoint(Answer):
     step_number: int
     fine_tuning_job_id: str
     #: Only what was measured: the schema has no null here.
-    metrics: dict[str, float]
+    metrics: dict[str, int | float]

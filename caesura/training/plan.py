@@ -61,7 +61,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     """Resolve the hyperparameters and choose the arithmetic from what this machine is."""
     asked: dict[str, Any] = job.method[job.method["type"]].get("hyperparameters", {})
     resolved = resolve(asked, num_rows)
-    num_parameters = count_parameters(base)
+    num_parameters = count_parameters(job.base, base)
     device = choose_device(settings.device)
     return Plan(
         num_rows=num_rows,

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from caesura.inference.library import Library
+from caesura.jobs import Artifact
+from caesura.models.lora import Adapter, add_lora, fresh_adapter, to_files
+from caesura.settings import Settings
+from caesura.storage import LocalStorage, put_files
+
+
+@pytest.fixture
+def settings(micro_model: Path, tmp_path: Path) -> Settings:
+    """The bases `micro`, and `endless`: the same, but its answers go on until they are broken off."""
+    path = str(micro_model)
+    models = {"micro": {"path": path}, "endless": {"path": path, "context_window": 10**9}}
+    return Settings.model_validate({"data_dir": tmp_path, "models": models})
+
+
+@pytest.fixture
+def storage(settings: Settings) -> LocalStorage:
+    return LocalStorage(settings.data_dir / "blobs")
+
+
+@pytest.fixture
+def library(settings: Settings, storage: LocalStorage) -> Library:
+    return Library(settings, storage)
+
+
+@pytest.fixture(scope="session")
+def adapters(micro_model: Path) -> list[dict[str, bytes]]:
+    """The files of three adapters that change what the micro model says, in different ways."""
+    return [to_files(random_adapter(micro_model, seed), "micro") for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def artifacts(adapters: list[dict[str, bytes]], storage: LocalStorage) -> list[Artifact]:
+    return [put_files(storage, "adapters", files) for files in adapters]
+
+
+def random_adapter(model: Path, seed: int) -> Adapter:
+    adapter = fresh_adapter(add_lora(AutoModelForCausalLM.from_pretrained(model)), rank=4, alpha=8, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in adapter.weights.items():
+        if "lora_B" in name:
+            tensor.normal_(std=0.3, generator=generator)
+    return adapter

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import insert, select, text
+
+from caesura.store import Store, open_store, tables
+from tests.store.conftest import MakeJob
+
+
+def test_the_migrations_make_exactly_the_tables(store: Store) -> None:
+    with store.database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_opening_a_store_again_finds_what_was_written(tmp_path: Path, store: Store, make_job: MakeJob) -> None:
+    job = make_job()
+    again = open_store(tmp_path)
+
+    assert again.jobs.get(job.id) == job
+    again.close()
+
+
+def test_a_write_that_raises_is_undone(store: Store, make_job: MakeJob) -> None:
+    job = make_job()
+
+    def broken() -> None:
+        with store.database.write() as connection:
+            connection.execute(text("UPDATE jobs SET status = 'succeeded'"))
+            raise RuntimeError("after the update")
+
+    with pytest.raises(RuntimeError, match="after the update"):
+        broken()
+
+    assert store.jobs.get(job.id) == job
+
+
+def test_an_event_of_no_job_cannot_be_written(store: Store) -> None:
+    row = {"id": "e", "job_id": "no", "created_at": 1, "level": "info", "message": "", "type": "message", "data": {}}
+
+    def write() -> None:
+        with store.database.write() as connection:
+            connection.execute(insert(tables.events).values(row))
+
+    with pytest.raises(Exception, match="FOREIGN KEY"):
+        write()
+
+
+def test_a_commit_survives_a_power_cut(store: Store) -> None:
+    with store.database.read() as connection:
+        full = 2
+        assert connection.execute(text("PRAGMA synchronous")).scalar_one() == full
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+        assert connection.execute(select(text("1"))).scalar_one() == 1

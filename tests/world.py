@@ -1,0 +1,122 @@
+"""A data folder with jobs in it, and workers on them: what the tests of training and of failures share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.ids import new_id, new_token, random_text
+from caesura.jobs import Job, Status
+from caesura.settings import Settings
+from caesura.storage import LocalStorage, get_files
+from caesura.store import Store, open_store
+from caesura.worker.attempt import run_attempt
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+#: The longest that a test waits for what it expects.
+PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that an undisturbed run and a disturbed one must have in common."""
+
+    metrics: list[dict[str, Any]]
+    adapter: dict[str, str]
+    results: str
+    trained_tokens: int | None
+
+
+class World:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store: Store = open_store(settings.data_dir)
+        self.storage = LocalStorage(settings.data_dir / "blobs")
+
+    def upload(self, rows: list[dict[str, Any]] | bytes) -> str:
+        """The blob of a training file."""
+        data = rows if isinstance(rows, bytes) else b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        with self.storage.writer(f"files/{new_token()}") as writer:
+            writer.write(data)
+        return writer.blob.key
+
+    def create_job(
+        self,
+        training: list[dict[str, Any]],
+        validation: list[dict[str, Any]] | None = None,
+        *,
+        base: str = "micro",
+        seed: int = 7,
+        **hyperparameters: object,
+    ) -> Job:
+        """A queued job."""
+        job = Job(
+            id=new_id("ftjob-"),
+            created_at=1_700_000_000,
+            status=Status.VALIDATING_FILES,
+            base=base,
+            model_name=f"ft:{base}:caesura::{random_text(8)}",
+            method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+            training_file="file-training",
+            training_blob=self.upload(training),
+            validation_file=None if validation is None else "file-validation",
+            validation_blob=None if validation is None else self.upload(validation),
+            seed=seed,
+        )
+        self.store.jobs.create(job)
+        self.store.jobs.mark_valid(job.id)
+        return job
+
+    def run(self, job: Job, worker: str = "worker-here", stopping: threading.Event | None = None) -> Job:
+        """Make one attempt in this process."""
+        run_attempt(job.id, worker, self.settings, self.store, self.storage, stopping or threading.Event())
+        return self.store.jobs.get(job.id)
+
+    def start_worker(self, job: Job, name: str) -> subprocess.Popen[bytes]:
+        """Make one attempt in a process of its own, as the server does."""
+        environment = {**os.environ, **WORKER_ENVIRONMENT, **self.settings.to_environment()}
+        return subprocess.Popen([sys.executable, "-m", "caesura.worker", job.id, "--name", name], env=environment)
+
+    def outcome(self, job: Job) -> Outcome:
+        job = self.store.jobs.get(job.id)
+        assert job.status is Status.SUCCEEDED, job
+        model = self.store.models.find(job.model_name)
+        assert model is not None
+        files = get_files(self.storage, model.adapter)
+        with self.storage.open(self.store.files.get(job.result_files[0]).blob) as results:
+            return Outcome(
+                self.store.jobs.list_metrics(job.id),
+                {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+                results.read().decode(),
+                job.trained_tokens,
+            )
+
+    def messages(self, job: Job) -> list[str]:
+        """The job's events, oldest first."""
+        events, _ = self.store.jobs.list_events(job.id, after=None, limit=1000)
+        return [event.message for event in reversed(events)]
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def example_rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (EXAMPLES / name).read_text().splitlines()]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look every few milliseconds until `condition` holds."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, f"waited {PATIENCE_S:.0f} s in vain: {what}"
+        time.sleep(0.005)
