@@ -70,6 +70,6 @@ def learning_rate_at(step: int, num_steps: int, peak: float) -> float:
     """The rate of the 1-based `step`: a linear warm-up, then a cosine towards 0 (Loshchilov & Hutter 2016, SGDR)."""
     num_warmup = max(1, round(num_steps * WARMUP_SHARE))
     if step <= num_warmup:
-        return peak * step / num_warmup
+        return peak * (step / num_warmup)
     progress = (step - num_warmup) / (num_steps - num_warmup + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from caesura.training.plan import Plan
+from caesura.training.setup import Setup
+from caesura.training.state import State, from_files
+from caesura.training.trainer import StepResult, Trainer, fresh_state
+from tests.training.conftest import MakeSetup
+
+
+@pytest.fixture(autouse=True)
+def usual_algorithms() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+
+
+def make_trainer(setup: Setup, plan: Plan, state: State | None = None) -> Trainer:
+    return Trainer(setup.base, setup.layers, setup.method, plan, state or fresh_state(setup.layers, plan, 7))
+
+
+def files_of(trainer: Trainer) -> dict[str, bytes]:
+    state = trainer.capture()
+    return state.adapter_files("micro") | state.optimizer_files()
+
+
+def test_a_step_is_a_function_of_the_state_it_starts_from(make_setup: MakeSetup) -> None:
+    setup, plan = make_setup()
+    trainer = make_trainer(setup, plan)
+    for _ in range(4):
+        trainer.step()
+    state = trainer.capture()
+    first = trainer.step(), files_of(trainer)
+
+    again = make_trainer(setup, plan, from_files(state.adapter_files("micro"), state.optimizer_files()))
+
+    assert (again.step(), files_of(again)) == first
+
+
+def test_a_captured_state_does_not_change_with_the_steps_that_follow(make_setup: MakeSetup) -> None:
+    trainer = make_trainer(*make_setup())
+    trainer.step()
+    state = trainer.capture()
+    before = state.adapter_files("micro") | state.optimizer_files()
+    trainer.step()
+
+    assert state.adapter_files("micro") | state.optimizer_files() == before
+
+
+def test_small_micro_batches_change_the_gradients_no_more_than_rounding_does(make_setup: MakeSetup) -> None:
+    setup, plan = make_setup()
+    whole = make_trainer(setup, plan).step()
+    small_setup, small_plan = make_setup(micro_batch_tokens=40)
+    small = make_trainer(small_setup, small_plan).step()
+
+    assert small.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
+
+
+def test_an_epoch_shows_every_row_once(make_setup: MakeSetup) -> None:
+    setup, plan = make_setup(batch_size=5)
+
+    for first in (1, 1 + plan.steps_per_epoch):
+        lines = [row.line for step in range(first, first + 5) for row in setup.method.rows_of_step(step)]
+        assert sorted(lines) == list(range(1, 25))
+
+
+def test_the_message_has_openais_words() -> None:
+    metrics = {"train_loss": 0.574, "valid_loss": 0.61, "full_valid_loss": 0.6}
+    result = StepResult(31, 90, applied=True, ends_epoch=False, metrics=metrics)
+
+    assert result.message() == "Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60"
+    assert result.data() == {"step": 31, "total_steps": 90, **metrics}
