@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from caesura.executors import WorkerExit
@@ -66,7 +67,10 @@ class LocalExecutor:
         return [WorkerExit(worker.name, worker.job_id, _cause(worker.process.returncode)) for worker in ended]
 
     def close(self) -> None:
-        workers = self._workers + ([self._spare] if self._spare is not None else [])
+        workers = list(self._workers)
+        if self._spare is not None:
+            _hang_up(self._spare)
+            workers.append(self._spare)
         for worker in workers:
             worker.process.send_signal(signal.SIGTERM)
         give_up_at = time.monotonic() + GRACE_S
@@ -83,6 +87,7 @@ class LocalExecutor:
     def _keep_spare(self) -> None:
         if self._spare is not None and self._spare.process.poll() is not None:
             logger.warning("the spare worker ended: %s", _cause(self._spare.process.returncode))
+            _hang_up(self._spare)
             self._spare = None
             self._spare_due_at = time.monotonic() + SPARE_DELAY_S
         if self._settings.warm_spare and self._spare is None and time.monotonic() >= self._spare_due_at:
@@ -109,13 +114,20 @@ class LocalExecutor:
 def _hand_over(worker: _Worker, job_id: str) -> bool:
     """Give the spare its job; False when it has died."""
     assert worker.process.stdin is not None
+    worker.job_id = job_id
     try:
-        worker.process.stdin.write(job_id + "\n")
-        worker.process.stdin.close()
+        with worker.process.stdin as pipe:
+            pipe.write(job_id + "\n")
     except OSError:
         return False
-    worker.job_id = job_id
     return True
+
+
+def _hang_up(spare: _Worker) -> None:
+    """Close this end of the spare's pipe: it has died, or is about to."""
+    assert spare.process.stdin is not None
+    with suppress(OSError):
+        spare.process.stdin.close()
 
 
 def _cause(returncode: int) -> str:

@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types unit bench clean
+
+demo: .venv/installed-demo  ## Tune the embedded base, pause half-way, resume, compare the answers.
+	$(BIN)/python examples/demo.py
+
+test: lint types unit  ## All that CI runs.
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	$(BIN)/pyright
+
+unit: .venv/installed-test
+	$(BIN)/python -m pytest
+
+bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells.
+	$(BIN)/python -m benchmarks
+
+.venv/installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
