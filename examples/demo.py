@@ -32,7 +32,7 @@ STYLE = "Ahoy!"
 NEEDED_SHARE = 0.75
 POLL_S = 0.1
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -82,10 +82,9 @@ def watch(client: OpenAI, job_id: str, until_share: float) -> FineTuningJob:
             newest = client.fine_tuning.jobs.list_events(job_id, limit=3).data
             step = next((event.data for event in newest if event.type == "metrics"), None)
             if isinstance(step, dict):
-                left = (
-                    "" if job.estimated_finish is None else f", {max(0, job.estimated_finish - time.time()):.0f} s left"
-                )
-                told = f"step {step['step']}/{step['total_steps']}, loss {step['train_loss']:.2f}{left}"
+                told = f"step {step['step']}/{step['total_steps']}, loss {step['train_loss']:.2f}"
+                if job.estimated_finish is not None:
+                    told += f", {max(0.0, job.estimated_finish - time.time()):.0f} s left"
                 progress.update(bar, total=step["total_steps"], completed=step["step"], told=told)
                 share = step["step"] / step["total_steps"]
             if job.status in ("succeeded", "failed", "cancelled"):
