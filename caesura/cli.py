@@ -93,22 +93,22 @@ def _default_config() -> Path | None:
 def serve(settings: Settings) -> None:
     """Serve the API until interrupted."""
     configure(settings.log_level, "server")
-    listener = _listen(settings)
-    key, app = _open(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}/v1"
+    with _listen(settings) as listener:
+        key, app = _open(settings)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{listener.getsockname()[1]}/v1"
 
-    class Announcing(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            _print(f"Caesura is ready at {url}")
-            _print(f"  export OPENAI_BASE_URL={url}")
-            _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
-            sys.stdout.flush()
+        class Announcing(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                _print(f"Caesura is ready at {url}")
+                _print(f"  export OPENAI_BASE_URL={url}")
+                _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
+                sys.stdout.flush()
 
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
-        Announcing(config).run(sockets=[listener])
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
+            Announcing(config).run(sockets=[listener])
 
 
 def _open(settings: Settings) -> tuple[ApiKey, ASGIApp]:
@@ -143,6 +143,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
+        listener.close()
         raise SettingsInvalid(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Set another --host or --port "
             "(--port 0 takes a free one)."

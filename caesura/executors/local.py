@@ -27,8 +27,15 @@ logger = logging.getLogger(__name__)
 SPARE_DELAY_S = 3.0
 #: What a worker may take to end its step and save when the server stops.
 GRACE_S = 30.0
-#: Waiting threads sleep rather than spin: beside another process on the same cores, spinning costs 5 to 29 times.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_DYNAMIC": "FALSE", "TOKENIZERS_PARALLELISM": "false"}
+WORKER_ENVIRONMENT = {
+    # Waiting threads sleep rather than spin: beside another process on the same cores, spinning costs 5 to 29 times.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # The thread count is part of the arithmetic: nobody but the plan chooses it.
+    "OMP_DYNAMIC": "FALSE",
+    # Without it, cuBLAS refuses to be deterministic.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass(slots=True)

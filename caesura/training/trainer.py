@@ -151,6 +151,5 @@ def _load_moments(
     for name, parameter in parameters.items():
         if f"{name}.step" in moments:
             optimizer.state[parameter] = {
-                moment: moments[f"{name}.{moment}"].to("cpu" if moment == "step" else parameter.device, copy=True)
-                for moment in _MOMENTS
+                moment: moments[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in _MOMENTS
             }
