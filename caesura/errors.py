@@ -9,6 +9,7 @@
     ├── NotFound                404
     ├── TooLarge                413
     ├── EngineUnavailable       503  healed by time: carries `retry_after_s`
+    ├── DatabaseUnavailable     503  locked or away for longer than is waited for; healed by time
     ├── StorageUnavailable      507
     ├── BlobDamaged             500  a stored blob does not match its checksum
     ├── LeaseLost               500  this process may no longer write for its job; never leaves the worker
@@ -93,6 +94,14 @@ class EngineUnavailable(CaesuraError):
     status = 503
     type = "server_error"
     retry_after_s = 2
+
+
+class DatabaseUnavailable(CaesuraError):
+    """The server's database is locked or cannot be reached. Nothing was changed; please try again in a few seconds."""
+
+    status = 503
+    type = "server_error"
+    retry_after_s = 5
 
 
 class StorageUnavailable(CaesuraError):

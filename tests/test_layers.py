@@ -30,7 +30,7 @@ IMPORTERS = {
     "torch": {"models", "inference", "training", "worker.__main__"},
     "transformers": {"models", "inference", "training"},
     "safetensors": {"models", "training"},
-    "sqlalchemy": {"store", "worker.keeper"},
+    "sqlalchemy": {"store"},
     "alembic": {"store"},
     "fastapi": {"api", "app"},
     "typer": {"cli"},

@@ -11,6 +11,9 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
+
+from caesura.errors import DatabaseUnavailable
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: How long a write waits for another process's transaction before it fails, seconds.
@@ -37,20 +40,28 @@ class Database:
 
     @contextmanager
     def read(self) -> Generator[Connection, None, None]:
-        """A transaction that sees one state of the database throughout."""
-        with self._engine.connect() as connection:
+        """A transaction that sees one state of the database throughout. Raises DatabaseUnavailable."""
+        with _told_as_unavailable(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Generator[Connection, None, None]:
-        """A transaction that is committed when the block ends, undone when it raises."""
-        with self._writing, self._engine.connect() as connection:
+        """A transaction that is committed when the block ends, undone when it raises. Raises DatabaseUnavailable."""
+        with _told_as_unavailable(), self._writing, self._engine.connect() as connection:
             connection.execution_options(caesura_write=True)
             with connection.begin():
                 yield connection
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+@contextmanager
+def _told_as_unavailable() -> Generator[None, None, None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable from error
 
 
 def _listen(engine: Engine) -> None:

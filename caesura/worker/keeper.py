@@ -8,9 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import OperationalError
-
-from caesura.errors import LeaseLost
+from caesura.errors import DatabaseUnavailable, LeaseLost
 from caesura.jobs import Lease, Status
 from caesura.store.attempts import Attempts
 from caesura.store.rows import Telling
@@ -80,8 +78,8 @@ class Keeper:
             except LeaseLost:
                 self._lost = True
                 return
-            except OperationalError:
-                # The database is away or locked. What is pending stays so; the lease decides what becomes of us.
+            except DatabaseUnavailable:
+                # What is pending stays so; the lease decides what becomes of us.
                 logger.exception("the job could not be reached; trying again")
 
     def _beat(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import psutil
 import pytest
 
 from caesura.jobs import Status
@@ -35,7 +36,9 @@ def test_a_worker_that_slept_past_its_lease_cannot_change_the_job_when_it_wakes(
     job = create_job(world)
     sleeper = world.start_worker(job, "worker-1")
     wait_until(lambda: world.store.jobs.get(job.id).step >= 3, "step 3")
-    sleeper.send_signal(signal.SIGSTOP)
+    with world.store.database.write():  # so that it is not stopped while it holds the database's own lock
+        sleeper.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, "the worker to be stopped")
 
     def expired() -> bool:
         world.store.recovery.expire_leases()

@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, select, text
 
+from caesura.errors import DatabaseUnavailable
 from caesura.store import Store, open_store, tables
 from tests.store.conftest import MakeJob
 
@@ -55,3 +56,16 @@ def test_a_commit_survives_a_power_cut(store: Store) -> None:
         assert connection.execute(text("PRAGMA synchronous")).scalar_one() == full
         assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert connection.execute(select(text("1"))).scalar_one() == 1
+
+
+def test_a_database_that_stays_locked_is_said_and_nothing_is_changed(
+    tmp_path: Path, store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    monkeypatch.setattr("caesura.store.database.BUSY_TIMEOUT_S", 0)
+    other = open_store(tmp_path)
+    with store.database.write(), pytest.raises(DatabaseUnavailable, match="locked"):
+        other.jobs.cancel(job.id)
+
+    assert other.jobs.get(job.id) == job
+    other.close()

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
-from caesura.errors import LeaseLost
+from caesura.errors import DatabaseUnavailable, LeaseLost
 from caesura.jobs import Artifact, Job, Lease, Reason, Status
 from caesura.storage import get_files
 from caesura.store.attempts import Attempts
@@ -465,7 +464,7 @@ def test_the_database_being_away_for_a_moment_does_not_end_an_attempt(
     def record_steps(*args: Any, **kwargs: Any) -> None:
         if failures[0] and threading.current_thread().name == "keeper":
             failures[0] -= 1
-            raise OperationalError("UPDATE jobs", {}, Exception("database is locked"))
+            raise DatabaseUnavailable
         original(*args, **kwargs)
 
     monkeypatch.setattr(keeper, "BEAT_S", 0.001)
