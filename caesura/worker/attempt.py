@@ -90,9 +90,10 @@ class Attempt:
         for number, warning in enumerate(setup.warnings):
             self._warn(warning, f"data:{number}")
         trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan))
-        saver = Saver(self._attempts, self._storage, self._lease, self._job.base, self._settings.save_interval_s)
-        if self._train(trainer, plan, saver):
-            self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+        interval_s = self._settings.save_interval_s
+        with Saver(self._attempts, self._storage, self._lease, self._job.base, interval_s) as saver:
+            if self._train(trainer, plan, saver):
+                self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
 
     def _read(self, blob: str) -> list[Row]:
         with self._storage.open(blob) as lines:

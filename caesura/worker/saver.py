@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from types import TracebackType
+from typing import Self
 
 from caesura.errors import CaesuraError, LeaseLost, StorageUnavailable
 from caesura.jobs import Artifact, Lease, Reason, TrainingState
@@ -19,7 +21,7 @@ RETRY_S = (1.0, 30.0)
 
 
 class Saver:
-    """One save is under way at most. `interval_s` separates the saves that are made in passing."""
+    """A context; one save is under way at most. `interval_s` separates the saves that are made in passing."""
 
     def __init__(self, attempts: Attempts, storage: Storage, lease: Lease, base_name: str, interval_s: float) -> None:
         self._attempts = attempts
@@ -29,6 +31,14 @@ class Saver:
         self._interval_s = interval_s
         self._last_began = time.monotonic()
         self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wait()  # a thread that is in native code while the interpreter ends would abort the process
 
     @property
     def due(self) -> bool:

@@ -484,3 +484,30 @@ def test_a_lost_lease_ends_in_an_exception_at_once(world: World, training: Rows)
             None,
             0,  # type: ignore[arg-type]
         )
+
+
+def test_no_thread_of_an_attempt_is_left_when_it_has_lost_its_lease(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread in native code while the interpreter ends aborts the process."""
+    world.settings = world.settings.model_copy(update={"save_interval_s": 1e-6})
+    job = create(world, training)
+    saving, lost = threading.Event(), threading.Event()
+    original = Attempts.save
+
+    def save(*args: Any, **kwargs: Any) -> list[str]:
+        saving.set()
+        assert lost.wait(60)
+        return original(*args, **kwargs)
+
+    def lose() -> None:
+        assert saving.wait(60)
+        world.store.jobs.cancel(job.id)
+        threading.Timer(0.3, lost.set).start()
+
+    monkeypatch.setattr(Attempts, "save", save)
+    monkeypatch.setattr(keeper, "BEAT_S", 0.01)
+    at_step(monkeypatch, 2, lose)
+    world.run(job)
+
+    assert not {thread.name for thread in threading.enumerate()} & {"saver", "keeper"}
