@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from caesura.api.errors import error_body
+from caesura.api.explain import quote
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import CaesuraError, InvalidRequest, NotFound
 from caesura.ids import new_id
@@ -97,7 +98,7 @@ def _to_request(body: CreateChatCompletion, server: Server) -> tuple[str, ChatRe
     model = server.resolve_model(body.model)
     if model is None:
         raise NotFound(
-            f"The model `{body.model}` does not exist or you do not have access to it.", code="model_not_found"
+            f"The model `{quote(body.model)}` does not exist or you do not have access to it.", code="model_not_found"
         )
     if isinstance(model, Model) and model.base not in server.settings.bases():
         raise NotFound(

@@ -68,13 +68,13 @@ def explain(problems: Sequence[Any]) -> InvalidRequest:
             f"library correctly. The body must be JSON: {problem['ctx']['error']}.)"
         )
     location, given = problem["loc"], problem["input"]
-    is_key = location[-1] == _KEY and location[-2] == given
-    path = _path(location[:-1] if is_key else location)
-    if not path:
+    if len(location) == 1:
         return InvalidRequest(
             "The body of your request must be a JSON object, sent with 'Content-Type: application/json'.",
             code="invalid_type",
         )
+    is_key = location[-1] == _KEY and location[-2] == given
+    path = _path(location[:-1] if is_key else location)
     received = "a property name" if is_key else _RECEIVED.get(type(given).__name__, "another type")
     message, code = _explain(problem["type"], path, given, received, problem.get("ctx", {}), problem["msg"])
     return InvalidRequest(message, param=path, code=code)

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from caesura.api.explain import quote
 from caesura.api.state import Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id, random_text
@@ -63,7 +64,8 @@ def _find_base(server: Server, name: str) -> str:
     if base is None:
         offered = ", ".join(f"'{base}'" for base in server.settings.bases())
         raise InvalidRequest(
-            f"Model {name} is not available for fine-tuning or does not exist. This server's bases are: {offered}.",
+            f"Model {quote(name)} is not available for fine-tuning or does not exist. "
+            f"This server's bases are: {offered}.",
             param="model",
             code="model_not_available",
         )
@@ -74,7 +76,7 @@ def _find_file(server: Server, file_id: str, param: str) -> File:
     try:
         file = server.store.files.get(file_id)
     except NotFound as error:
-        raise InvalidRequest(f"invalid {param}: {file_id}", param=param) from error
+        raise InvalidRequest(f"invalid {param}: {quote(file_id)}", param=param) from error
     if file.purpose != "fine-tune":
         raise InvalidRequest(
             f"File '{file_id}' has the purpose '{file.purpose}'; a job's {param} must have the purpose 'fine-tune'.",

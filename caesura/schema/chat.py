@@ -6,10 +6,21 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from caesura.schema.common import CALLING, LIST, SPEAKING, Answer, AnyText, Metadata, NotOffered, Request, TextOrList
+from caesura.schema.common import (
+    CALLING,
+    LIST,
+    SPEAKING,
+    Answer,
+    AnyText,
+    Metadata,
+    NotOffered,
+    Request,
+    Text,
+    TextOrList,
+)
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-Stop = Annotated[AnyText | Annotated[list[str], Field(min_length=1, max_length=4), Tag(LIST)], TextOrList]
+Stop = Annotated[AnyText | Annotated[list[Text], Field(min_length=1, max_length=4), Tag(LIST)], TextOrList]
 
 
 class TextPart(Request):
@@ -18,7 +29,7 @@ class TextPart(Request):
     model_config = ConfigDict(extra="allow")
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 Content = Annotated[AnyText | Annotated[list[TextPart], Tag(LIST)], TextOrList]
@@ -65,7 +76,7 @@ class ResponseFormat(Request):
 class CreateChatCompletion(Request):
     """What changes the answer is either done or a fault; what does not is taken and left."""
 
-    model: str
+    model: Text
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

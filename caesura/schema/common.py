@@ -14,7 +14,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 Item = TypeVar("Item")
 
@@ -51,6 +51,17 @@ class PageWithIds(Page[Item], Generic[Item]):
     last_id: str | None
 
 
+def _check_unicode(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticKnownError("string_unicode") from error
+    return value
+
+
+#: JSON can spell half a surrogate pair; no database and no tokenizer takes one.
+Text = Annotated[str, AfterValidator(_check_unicode)]
+
 #: The branches of unions. A value's branch is chosen first, so that this one alone reports faults; the tags stand in
 #: pydantic's locations, but are no part of a field's path.
 NUMBER, AUTO, TEXT, LIST, SPEAKING, CALLING = "(number)", "(auto)", "(text)", "(list)", "(speaking)", "(calling)"
@@ -72,7 +83,7 @@ def _text_or_list(value: Any) -> str:
 
 #: Chooses between `AnyText` and a list tagged with LIST.
 TextOrList = Discriminator(_text_or_list)
-AnyText = Annotated[str, Tag(TEXT)]
+AnyText = Annotated[Text, Tag(TEXT)]
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]

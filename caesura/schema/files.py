@@ -18,8 +18,6 @@ class FileObject(Answer):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
-    expires_at: int | None = None
-    status_details: str | None = None
 
 
 class Deleted(Answer):

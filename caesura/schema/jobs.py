@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, Tag
 
-from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request
+from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request, Text
 
 Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
 BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)], AutoOrNumber]
@@ -31,9 +31,9 @@ class Method(Request):
 
 
 class CreateJob(Request):
-    model: str
-    training_file: str
-    validation_file: str | None = None
+    model: Text
+    training_file: Text
+    validation_file: Text | None = None
     method: Method | None = None
     #: The older place of a supervised job's hyperparameters; `method` wins.
     hyperparameters: SupervisedHyperparameters | None = None
