@@ -15,9 +15,10 @@ MAX_AUTO_EPOCHS = 25
 MAX_BATCH_SIZE = 256
 BATCH_SHARE = 0.002
 
-#: The learning rate at multiplier 1 of a model of 7 B parameters, and how it grows as models shrink.
+#: The learning rate at multiplier 1 of a model of 7 B parameters in batches of 8, and how it grows as models shrink.
 REFERENCE_RATE = 2e-4
 REFERENCE_PARAMETERS = 7e9
+REFERENCE_BATCH_SIZE = 8
 RATE_EXPONENT = 0.434
 MIN_RATE, MAX_RATE = 5e-5, 5e-3
 #: Share of the steps in which the rate rises to its peak.
@@ -36,10 +37,11 @@ def resolve(asked: dict[str, Any], num_rows: int) -> Hyperparameters:
     epochs: int | Auto = asked.get("n_epochs", "auto")
     batch_size: int | Auto = asked.get("batch_size", "auto")
     multiplier: float | Auto = asked.get("learning_rate_multiplier", "auto")
+    num_in_batch = auto_batch_size(num_rows) if batch_size == "auto" else batch_size
     return Hyperparameters(
         n_epochs=auto_epochs(num_rows) if epochs == "auto" else epochs,
-        batch_size=auto_batch_size(num_rows) if batch_size == "auto" else batch_size,
-        learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
+        batch_size=num_in_batch,
+        learning_rate_multiplier=auto_multiplier(num_in_batch) if multiplier == "auto" else multiplier,
     )
 
 
@@ -55,6 +57,12 @@ def auto_epochs(num_rows: int) -> int:
 def auto_batch_size(num_rows: int) -> int:
     """About 0.2 % of the rows, 1 to 256."""
     return max(1, min(MAX_BATCH_SIZE, round(num_rows * BATCH_SHARE)))
+
+
+def auto_multiplier(batch_size: int) -> float:
+    """√(batch size / 8), at most 1, with two decimals: Adam's rate goes with the root of the batch size, whose
+    gradients are the noisier the smaller it is (Malladi et al. 2022, arXiv:2205.10287)."""
+    return round(min(1.0, math.sqrt(batch_size / REFERENCE_BATCH_SIZE)), 2)
 
 
 def base_learning_rate(num_parameters: int) -> float:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from caesura.training.hyperparameters import (
     auto_batch_size,
     auto_epochs,
+    auto_multiplier,
     base_learning_rate,
     learning_rate_at,
     resolve,
@@ -26,6 +27,11 @@ def test_epochs_follow_the_rule_that_openais_cookbook_found(num_rows: int, epoch
 @pytest.mark.parametrize(("num_rows", "batch_size"), [(10, 1), (200, 1), (1000, 2), (5000, 10), (1_000_000, 256)])
 def test_a_batch_is_a_five_hundredth_of_the_rows_within_bounds(num_rows: int, batch_size: int) -> None:
     assert auto_batch_size(num_rows) == batch_size
+
+
+@pytest.mark.parametrize(("batch_size", "multiplier"), [(1, 0.35), (2, 0.5), (8, 1.0), (256, 1.0)])
+def test_a_small_batch_lowers_the_rate_by_its_root(batch_size: int, multiplier: float) -> None:
+    assert auto_multiplier(batch_size) == multiplier
 
 
 def test_what_was_asked_for_stays_and_auto_becomes_a_number() -> None:

@@ -136,7 +136,7 @@ def test_auto_hyperparameters_are_resolved_by_the_first_attempt(world: World, tr
 
     assert job.plan is not None
     resolved = {name: job.plan[name] for name in ("n_epochs", "batch_size", "learning_rate_multiplier")}
-    assert resolved == {"n_epochs": 5, "batch_size": 1, "learning_rate_multiplier": 1.0}
+    assert resolved == {"n_epochs": 5, "batch_size": 1, "learning_rate_multiplier": 0.35}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, training: Rows) -> None:
