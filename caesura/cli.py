@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from caesura import __version__
 from caesura.app import API_KEY_FILE, ApiKey, build_app, build_server, load_api_key
-from caesura.errors import SettingsInvalid
+from caesura.errors import DatabaseUnavailable, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
 from caesura.settings import Settings, load_settings
@@ -43,7 +43,7 @@ TABLES = frozenset({"models", "aliases"})
 def main() -> None:
     try:
         cli()
-    except SettingsInvalid as error:
+    except (SettingsInvalid, DatabaseUnavailable) as error:
         errors.print(f"[bold red]caesura:[/] {escape(error.message)}")
         sys.exit(2)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -52,6 +52,15 @@ class BaseModelSettings(BaseModel):
     context_window: int | None = Field(
         default=None, ge=16, description="Tokens a row may have; default: what the model's config says."
     )
+
+    @field_validator("path")
+    @classmethod
+    def _expand(cls, path: str) -> str:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+
+    def reference(self, name: str) -> str:
+        """How an adapter's file names its base: the hub's id; for a folder of this machine its `name` here."""
+        return name if Path(self.path).exists() else self.path
 
 
 def _openai_aliases() -> dict[str, str]:
@@ -113,6 +122,18 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls)
         return (init_settings, env_settings, toml)
 
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, data_dir: Path) -> Path:
+        return data_dir.expanduser()
+
+    @model_validator(mode="after")
+    def _check_aliases(self) -> Self:
+        for alias, base in self.aliases.items():
+            if base not in self.bases():
+                raise ValueError(f"the alias '{alias}' means '{base}', which is not under [models]")
+        return self
+
     def bases(self) -> dict[str, BaseModelSettings]:
         """The base models on offer, the embedded one first."""
         return {EMBEDDED_BASE: BaseModelSettings(path=str(EMBEDDED_BASE_PATH))} | self.models
@@ -150,10 +171,15 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
     try:
         return WithFile(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
-            for problem in error.errors()
-        )
+        problems = "; ".join(_explain(problem["loc"], problem["msg"], problem["input"]) for problem in error.errors())
         raise SettingsInvalid(f"The settings are not valid: {problems}") from error
     except ValueError as error:
         raise SettingsInvalid(f"The settings file '{config}' cannot be read: {error}") from error
+
+
+def _explain(location: tuple[int | str, ...], message: str, given: Any) -> str:
+    """A problem in words. What was given is not shown where it is a secret, or all of the settings."""
+    path = ".".join(str(part) for part in location)
+    if not path or "api_key" in location:
+        return f"{path or 'together'}: {message}"
+    return f"{path}: {message} (got {given!r})"

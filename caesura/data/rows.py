@@ -151,7 +151,7 @@ def _fail_without_messages(row: dict[str, Any], place: _Place) -> NoReturn:
         place.fail(
             " is in the preference format, but the specified fine-tuning job is using 'supervised' as the"
             " training method",
-            "Create the job with method.type 'dpo', or write each line as chat messages.",
+            'A supervised job takes chat messages: write each line as {"messages": [...]}.',
         )
     if "prompt" in row and "completion" in row:
         place.fail(" is a prompt/completion pair, but the model learns from chat messages", remedy)

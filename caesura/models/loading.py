@@ -76,24 +76,31 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
     tokenizer.clean_up_tokenization_spaces = False
     model.requires_grad_(requires_grad=False)
     model.eval().to(device)
-    config: Any = model.config
     return Base(
         name=name,
         model=model,
         tokenizer=tokenizer,
-        context_window=settings.context_window or int(config.max_position_embeddings),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        context_window=_context_window(settings, model.config),
+        num_parameters=_count_parameters(model),
         eos_token_ids=_eos_token_ids(model, tokenizer),
     )
 
 
-def count_parameters(name: str, settings: BaseModelSettings) -> int:
-    """How many parameters the base model `name` has, without loading its weights. Raises as `load_base`."""
+def measure_base(name: str, settings: BaseModelSettings) -> tuple[int, int]:
+    """Parameters and context window of the base model `name`, without loading its weights. Raises as `load_base`."""
     with _told_as_invalid(name):
         config = AutoConfig.from_pretrained(settings.path)
         with torch.device("meta"):
             model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
+    return _count_parameters(model), _context_window(settings, config)
+
+
+def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _context_window(settings: BaseModelSettings, config: Any) -> int:
+    return settings.context_window or int(config.max_position_embeddings)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from caesura.errors import InvalidJobState, InvalidRequest, NotFound
 from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
 from caesura.store.database import Database
+from caesura.store.models import drop_states
 from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state
 
 _JOBS = tables.jobs.c
@@ -155,7 +156,8 @@ class Jobs:
         with self._database.write() as connection:
             job = move(connection, job_id, Status.CANCELLED)
             if job is None:
-                raise _illegal(_get(connection, job_id), "cancelled", "not final")
+                raise _illegal(_get(connection, job_id), "cancelled", "one that has not ended")
+            drop_states(connection, job_id, keep=0)
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
 

@@ -62,6 +62,7 @@ class Recovery:
         with self._database.write() as connection:
             stalled = connection.execute(statement).scalar_one_or_none()
             if stalled is not None and stalled >= NUM_STALLED_ATTEMPTS:
+                drop_states(connection, job_id, keep=0)
                 _fail(connection, job_id, cause, queued)
 
     def referenced_blobs(self) -> set[str]:

@@ -15,7 +15,7 @@ import transformers
 from caesura import __version__
 from caesura.data.order import num_batches
 from caesura.jobs import Job
-from caesura.models.loading import choose_device, count_parameters
+from caesura.models.loading import choose_device, measure_base
 from caesura.settings import BaseModelSettings, Settings
 from caesura.training.hyperparameters import base_learning_rate, resolve
 
@@ -30,6 +30,8 @@ class Plan:
     batch_size: int
     learning_rate_multiplier: float
     learning_rate: float
+    #: Tokens of a row; longer ones are cut.
+    context_window: int
     lora_rank: int
     lora_alpha: float
     micro_batch_tokens: int
@@ -59,7 +61,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     """Resolve the hyperparameters and choose the arithmetic from what this machine is."""
     asked: dict[str, Any] = job.method[job.method["type"]].get("hyperparameters", {})
     resolved = resolve(asked, num_rows)
-    num_parameters = count_parameters(job.base, base)
+    num_parameters, context_window = measure_base(job.base, base)
     device = choose_device(settings.device)
     return Plan(
         num_rows=num_rows,
@@ -67,6 +69,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         batch_size=resolved.batch_size,
         learning_rate_multiplier=resolved.learning_rate_multiplier,
         learning_rate=base_learning_rate(num_parameters) * resolved.learning_rate_multiplier,
+        context_window=context_window,
         lora_rank=LORA_RANK,
         lora_alpha=LORA_ALPHA,
         micro_batch_tokens=settings.micro_batch_tokens,

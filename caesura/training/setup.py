@@ -10,7 +10,7 @@ import torch
 
 from caesura.data.render import Example, pin_date, render_row
 from caesura.data.rows import Problem, Row, parse_rows
-from caesura.errors import InvalidData
+from caesura.errors import InvalidData, InvalidRequest
 from caesura.jobs import Job
 from caesura.models.loading import Base, ChatTokenizer, load_base
 from caesura.models.lora import Layers, add_lora
@@ -48,13 +48,21 @@ def read_rows(lines: Iterable[bytes]) -> list[Row]:
 def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row], validation: list[Row]) -> Setup:
     """Load the base model in the plan's arithmetic, put adapters on it and render the rows.
 
-    Raises InvalidRequest when the base cannot be loaded, InvalidData when no row teaches anything.
+    Raises InvalidRequest when the base cannot be loaded or used, InvalidData when no row teaches anything.
     """
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     # It would also fill what is allocated, lest someone read it before writing it: 5 % of a step, and nobody does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    settings = settings.model_copy(update={"context_window": plan.context_window})
     base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
+    if not base.tokenizer.chat_template:
+        raise InvalidRequest(
+            f"The base model '{job.base}' has no chat template, so conversations cannot be rendered for it. Use a chat "
+            "model, or put a 'chat_template.jinja' beside its weights.",
+            param="model",
+            code="unsupported_model",
+        )
     layers = add_lora(base.model)
     warnings: list[str] = []
     _pin_date(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))

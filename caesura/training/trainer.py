@@ -22,6 +22,8 @@ MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
 #: After so many steps in a row without a finite loss the job fails.
 MAX_NOT_FINITE = 3
+#: The failure names this many lines.
+NUM_NAMED_LINES = 20
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -73,7 +75,7 @@ class Trainer:
         _load_moments(self._optimizer, self._parameters, state.optimizer)
 
     def step(self) -> StepResult:
-        """Do the next step. Raises TrainingFailed when losses stay not finite."""
+        """Do the next step. One whose loss or gradient is not finite changes nothing but the count of such steps."""
         step = self.num_steps_done + 1
         score = self._method.backward(self._model, step)
         norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), MAX_GRADIENT_NORM).item()
@@ -83,7 +85,7 @@ class Trainer:
                 group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._count_not_finite(step, applied)
+        self._num_not_finite = 0 if applied else self._num_not_finite + 1
         self.num_steps_done = step
         metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.accuracy} if applied else {}
         metrics |= self._validate(step)
@@ -116,15 +118,18 @@ class Trainer:
                 metrics |= {f"{prefix}_loss": score.loss, f"{prefix}_mean_token_accuracy": score.accuracy}
         return metrics
 
-    def _count_not_finite(self, step: int, applied: bool) -> None:
-        self._num_not_finite = 0 if applied else self._num_not_finite + 1
+    def check_finite(self) -> None:
+        """Raises TrainingFailed, naming the rows, when the last steps were all not finite."""
         if self._num_not_finite < MAX_NOT_FINITE:
             return
-        lines = ", ".join(str(row.line) for row in self._method.rows_of_step(step)[:10])
+        last = self.num_steps_done
+        steps = range(last - MAX_NOT_FINITE + 1, last + 1)
+        rows = [row.line for step in steps for row in self._method.rows_of_step(step)]
+        lines = ", ".join(str(line) for line in rows[:NUM_NAMED_LINES])
         raise TrainingFailed(
             JobError(
                 "not_finite",
-                f"The loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row, up to step {step} "
+                f"The loss or its gradient was not finite in {MAX_NOT_FINITE} steps in a row, up to step {last} "
                 f"(lines {lines} of the training file). Lower learning_rate_multiplier, or look at these lines.",
                 "training_file",
             )

@@ -48,7 +48,7 @@ def run_attempt(
             except TrainingFailed as failure:
                 keeper.flush()
                 store.attempts.fail(lease, failure.error)
-            except InvalidRequest as error:
+            except (InvalidRequest, BlobDamaged) as error:
                 keeper.flush()
                 store.attempts.fail(lease, JobError(error.code or "server_error", error.message, error.param))
     except LeaseLost:
@@ -91,7 +91,7 @@ class Attempt:
             self._warn(warning, f"data:{number}")
         trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan))
         interval_s = self._settings.save_interval_s
-        with Saver(self._attempts, self._storage, self._lease, self._job.base, interval_s) as saver:
+        with Saver(self._attempts, self._storage, self._lease, base.reference(self._job.base), interval_s) as saver:
             if self._train(trainer, plan, saver):
                 self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
 
@@ -142,6 +142,7 @@ class Attempt:
             result = trainer.step()
             step_s = (time.monotonic() - began) / (result.step - first)
             self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
+            trainer.check_finite()
             self._save(trainer, saver, result)
         return True
 

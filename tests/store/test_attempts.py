@@ -227,3 +227,14 @@ def test_a_released_job_waits_in_the_queue_with_its_state(store: Store, make_job
 
     assert store.jobs.get(job.id).status is Status.QUEUED
     assert [state.step for state in store.jobs.list_states(job.id)] == [5]
+
+
+def test_a_cancelled_job_keeps_its_checkpoints_and_no_training_state(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    lease = claim(job := make_job())
+    store.attempts.save(lease, make_state(4), Reason.EPOCH)
+    store.jobs.cancel(job.id)
+
+    assert store.jobs.list_states(job.id) == []
+    assert store.models.find(job.checkpoint_name(4)) is not None

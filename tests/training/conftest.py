@@ -34,6 +34,7 @@ def make_setup(micro_model: Path) -> MakeSetup:
             "batch_size": 4,
             "learning_rate_multiplier": 1.0,
             "learning_rate": 3e-3,
+            "context_window": 512,
             "lora_rank": 16,
             "lora_alpha": 32.0,
             "micro_batch_tokens": 4096,

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caesura.errors import DatabaseUnavailable, LeaseLost
 from caesura.jobs import Artifact, Job, Lease, Reason, Status
+from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import get_files
 from caesura.store.attempts import Attempts
 from caesura.training.trainer import StepResult, Trainer
@@ -345,7 +349,7 @@ def test_losses_that_stay_not_finite_fail_the_job_and_name_its_lines(
     assert job.error is not None
     assert job.error.code == "not_finite"
     assert "up to step 3 (lines " in job.error.message
-    assert "Step 2/10: not applied" in world.messages(job)
+    assert world.messages(job)[-4:-1] == [f"Step {step}/10: not applied" for step in (1, 2, 3)]
 
 
 def test_a_step_whose_loss_is_not_finite_changes_nothing_and_the_job_goes_on(
@@ -511,3 +515,56 @@ def test_no_thread_of_an_attempt_is_left_when_it_has_lost_its_lease(
     world.run(job)
 
     assert not {thread.name for thread in threading.enumerate()} & {"saver", "keeper"}
+
+
+def test_a_training_file_whose_blob_is_gone_fails_the_job_at_once(world: World, training: Rows) -> None:
+    job = create(world, training)
+    world.storage.delete(job.training_blob)
+
+    ended = world.run(job)
+
+    assert ended.status is Status.FAILED
+    assert ended.error is not None
+    assert job.training_blob in ended.error.message
+
+
+def test_a_base_without_a_chat_template_fails_the_job_by_its_name(
+    world: World, training: Rows, micro_model: Path, tmp_path: Path
+) -> None:
+    plain = shutil.copytree(micro_model, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    models = {"micro": {"path": str(plain)}}
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"models": models})
+
+    ended = world.run(create(world, training))
+
+    assert ended.error is not None
+    assert ended.error.code == "unsupported_model"
+    assert "'micro' has no chat template" in ended.error.message
+
+
+def test_the_context_window_of_the_first_attempt_holds(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = world.run(create(world, training))
+    job = create(world, training)
+    stopping = threading.Event()
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, stopping.set)
+        world.run(job, stopping=stopping)
+    models = {"micro": {"path": world.settings.models["micro"].path, "context_window": 20}}
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"models": models})
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+
+
+def test_an_adapter_of_a_base_from_the_hub_names_it_and_one_of_a_folder_shows_no_path(
+    world: World, training: Rows
+) -> None:
+    job = world.run(create(world, training))
+    model = world.store.models.find(job.model_name)
+    assert model is not None
+    config = json.loads(get_files(world.storage, model.adapter)["adapter_config.json"])
+
+    assert config["base_model_name_or_path"] == "micro"
+    assert BaseModelSettings(path="Qwen/Qwen3-0.6B").reference("qwen") == "Qwen/Qwen3-0.6B"

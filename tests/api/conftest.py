@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from caesura.settings import Settings
+from tests.api.service import KEY, EngineDouble, HttpServer, Service, build_service
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> Iterator[None]:
+    """No settings of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("CAESURA_"):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def http_server() -> Iterator[HttpServer]:
+    server = HttpServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def client(http_server: HttpServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{http_server.origin}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http(http_server: HttpServer) -> Iterator[httpx.Client]:
+    """For what the official client does not let through."""
+    with httpx.Client(base_url=http_server.origin, headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def service(settings: Settings, http_server: HttpServer, client: OpenAI, http: httpx.Client) -> Iterator[Service]:
+    service = build_service(settings, http_server, client, http)
+    yield service
+    service.store.close()
+
+
+@pytest.fixture(scope="session")
+def shared_service(
+    tmp_path_factory: pytest.TempPathFactory, http_server: HttpServer, client: OpenAI, http: httpx.Client
+) -> Iterator[Service]:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("shared"))
+    service = build_service(settings, http_server, client, http)
+    service.upload()
+    yield service
+    service.store.close()
+
+
+@pytest.fixture
+def idle_service(shared_service: Service, http_server: HttpServer) -> Service:
+    """One for all the tests that leave nothing in it but the one file that it holds: to make one takes a while."""
+    http_server.app = shared_service.app
+    return shared_service
+
+
+@pytest.fixture
+def engine(service: Service) -> EngineDouble:
+    return service.engine

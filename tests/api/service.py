@@ -1,0 +1,248 @@
+"""The server as its clients see it, over HTTP; only what trains and what answers chat are doubles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+from openai import OpenAI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from caesura.api.state import Server
+from caesura.app import build_app
+from caesura.executors import WorkerExit
+from caesura.ids import new_token
+from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.jobs import Artifact, File, Job, Lease, Reason, TrainingState
+from caesura.scheduler import Scheduler
+from caesura.settings import Settings
+from caesura.storage import LocalStorage, put_files
+from caesura.store import Store, open_store
+from caesura.store.files import new_file
+from caesura.store.rows import Telling
+
+KEY = "sk-test-abcdefghijklmnopqrstuvwxyz"
+#: The longest that a test waits for what it expects.
+PATIENCE_S = 30.0
+ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+RESULTS = b"step,train_loss\n1,0.5\n"
+
+
+@dataclass
+class Waiting:
+    """In the place of a piece: the engine is still at it, until the test says that it is `over`."""
+
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class EngineDouble:
+    """Answers every request by `pieces`; an exception among them is raised. An answer that nobody closes stays open."""
+
+    pieces: list[Piece | Exception | Waiting] = field(
+        default_factory=lambda: [Text("Hello"), Text(" world"), Finished("stop", 5, 2)]
+    )
+    requests: list[ChatRequest] = field(default_factory=list[ChatRequest])
+    answers: list[AsyncGenerator[Piece, None]] = field(default_factory=list[AsyncGenerator[Piece, None]])
+    waits: threading.Event = field(default_factory=threading.Event)
+    is_done: threading.Event = field(default_factory=threading.Event)
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        self.requests.append(request)
+        self.answers.append(self._answer())
+        return self.answers[-1]
+
+    async def _answer(self) -> AsyncGenerator[Piece, None]:
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                if isinstance(piece, Waiting):
+                    self.waits.set()
+                    while not piece.over.is_set():
+                        await asyncio.sleep(0.005)
+                else:
+                    yield piece
+        finally:
+            self.is_done.set()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class ExecutorDouble:
+    """Starts nothing."""
+
+    started: list[str] = field(default_factory=list[str])
+    is_closed: bool = False
+
+    def start(self, job_id: str) -> str:
+        self.started.append(job_id)
+        return f"worker-of-{job_id}"
+
+    def tick(self) -> list[WorkerExit]:
+        return []
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class HttpServer:
+    """uvicorn in a thread, on a free port. Which application answers is up to the test."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp | None = None
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            self._answer,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.app is not None
+        await self.app(scope, receive, send)
+
+
+@dataclass
+class Service:
+    """A server with an empty data folder. Its scheduler looks at the database when the test says so."""
+
+    server: Server
+    app: ASGIApp
+    engine: EngineDouble
+    executor: ExecutorDouble
+    client: OpenAI
+    http: httpx.Client
+
+    @property
+    def store(self) -> Store:
+        return self.server.store
+
+    def upload(self, data: bytes | None = None, name: str = "train.jsonl", purpose: Any = "fine-tune") -> str:
+        """Ten good rows, or `data`; returns the file's id."""
+        return self.client.files.create(file=(name, rows() if data is None else data), purpose=purpose).id
+
+    def create_job(self, **body: Any) -> str:
+        body = {"model": "caesura-tiny"} | body
+        if "training_file" not in body:
+            body["training_file"] = self.upload()
+        return self.client.fine_tuning.jobs.create(**body).id
+
+    def validate(self) -> None:
+        self.server.scheduler.tick()
+
+    def start_job(self, **body: Any) -> tuple[Job, Lease]:
+        """A running job, and the lease of the worker that there would be."""
+        job_id = self.create_job(**body)
+        self.validate()
+        claimed = self.store.attempts.claim(job_id, "worker-here", 60)
+        assert claimed is not None
+        return claimed
+
+    def train(self, lease: Lease, *steps: int) -> None:
+        """Tell the metrics of the steps, as a worker does."""
+        tellings = [
+            Telling(
+                f"Step {step}/9: training loss=0.50",
+                type="metrics",
+                key=f"step:{step}",
+                data={"step": step, "total_steps": 9, "train_loss": 0.5, "valid_loss": None},
+            )
+            for step in steps
+        ]
+        self.store.attempts.record_steps(lease, max(steps), tellings, int(time.time()) + 60)
+
+    def save(self, lease: Lease, step: int, reason: Reason = Reason.EPOCH) -> None:
+        self.store.attempts.save(lease, self.state(step), reason)
+
+    def finish(self, lease: Lease, step: int) -> None:
+        self.store.attempts.finish(lease, step, self.adapter(), self.results(), trained_tokens=1234)
+
+    def adapter(self) -> Artifact:
+        return put_files(self.server.storage, "adapters", {"adapter_model.safetensors": b"weights"})
+
+    def state(self, step: int) -> TrainingState:
+        return TrainingState(step, self.adapter(), self.adapter())
+
+    def results(self) -> File:
+        with self.server.storage.writer(f"files/{new_token()}") as writer:
+            writer.write(RESULTS)
+        return new_file(writer.blob, "step_metrics.csv", "fine-tune-results")
+
+    def messages(self, job_id: str) -> list[str]:
+        """The job's events, oldest first."""
+        return [event.message for event in self.client.fine_tuning.jobs.list_events(job_id)][::-1]
+
+    def blobs(self) -> list[str]:
+        return [key for key, _ in self.server.storage.list()]
+
+
+def build_service(settings: Settings, http_server: HttpServer, client: OpenAI, http: httpx.Client) -> Service:
+    store = open_store(settings.data_dir)
+    storage = LocalStorage(settings.data_dir / "blobs")
+    executor, engine = ExecutorDouble(), EngineDouble()
+    scheduler = Scheduler(store, storage, settings.slots, lambda _wake: executor)
+    server = Server(settings, store, storage, scheduler, engine, started_at=int(time.time()))
+    http_server.app = app = build_app(server, KEY)
+    return Service(server, app, engine, executor, client, http)
+
+
+def rows(number: int = 10, row: dict[str, Any] = ROW) -> bytes:
+    return (json.dumps(row) + "\n").encode() * number
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look every few milliseconds until `condition` holds."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, f"waited {PATIENCE_S:.0f} s in vain: {what}"
+        time.sleep(0.005)
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error of an answer, which has OpenAI's form and the headers of every answer."""
+    body = response.json()
+    assert body.keys() == {"error"}
+    error = body["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert isinstance(error["type"], str)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    return error
+
+
+def assert_shape(value: Any, shape: dict[str, Any]) -> None:
+    """`value` has the keys of `shape`, no more and no less, and under each a value of its type."""
+    assert value.keys() == shape.keys()
+    for key, kind in shape.items():
+        if isinstance(kind, dict):
+            assert_shape(value[key], kind)
+        elif isinstance(kind, list):
+            for item in value[key]:
+                assert_shape(item, kind[0])
+        else:
+            assert isinstance(value[key], kind), (key, value[key])
+            assert kind is bool or not isinstance(value[key], bool), (key, value[key])

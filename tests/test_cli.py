@@ -1,0 +1,277 @@
+"""Some of these start the real server, which takes a second."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import typer
+from openai import OpenAI
+from typer.testing import CliRunner
+
+from caesura import __version__, cli
+from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.settings import Settings
+from tests.api.service import PATIENCE_S, wait_until
+from tests.test_settings import VALUES, plain, write_toml
+
+#: The API is to be ready this soon after its start, of a processor's time: other processes may hold this one up.
+READY_CPU_S = 2.0
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CAESURA_"):
+            monkeypatch.delenv(name)
+    # The width of the terminal decides where help texts break.
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class Running:
+    """A server, and what it printed when it was ready."""
+
+    process: subprocess.Popen[str]
+    lines: list[str]
+
+    @property
+    def url(self) -> str:
+        return self.lines[0].removeprefix("Caesura is ready at ")
+
+    def exported(self) -> dict[str, str]:
+        """What a shell makes of the lines that it printed for one."""
+        script = "\n".join([*self.lines[1:], 'echo "$OPENAI_BASE_URL"', 'echo "$OPENAI_API_KEY"'])
+        url, key = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
+        return {"base_url": url, "api_key": key}
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, signal_number: signal.Signals) -> int:
+        self.process.send_signal(signal_number)
+        return self.process.wait(PATIENCE_S)
+
+
+class Starter:
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *arguments: str, **environment: str) -> Running:
+        command = [sys.executable, "-m", "caesura.cli", "serve", *arguments]
+        values = {"CAESURA_PORT": "0", "CAESURA_DATA_DIR": str(self.data_dir), "CAESURA_WARM_SPARE": "false"}
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **values, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        assert process.stdout is not None
+        return Running(process, [process.stdout.readline().rstrip("\n") for _ in range(3)])
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path / "my data")
+    yield starter
+    for process in starter.processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: Starter) -> None:
+    running = serve(CAESURA_WARM_SPARE="true")
+    cpu = psutil.Process(running.process.pid).cpu_times()
+
+    assert re.fullmatch(r"Caesura is ready at http://127\.0\.0\.1:\d+/v1", running.lines[0])
+    assert running.lines[1] == f"  export OPENAI_BASE_URL={running.url}"
+    assert re.fullmatch(r"  export OPENAI_API_KEY=sk-caesura-[A-Za-z0-9]{40}", running.lines[2])
+    assert cpu.user + cpu.system < READY_CPU_S
+    assert httpx.get(running.url.removesuffix("/v1") + "/healthz").json() == {"status": "ok", "version": __version__}
+    with OpenAI(**running.exported()) as client:
+        assert [model.id for model in client.models.list()] == ["caesura-tiny"]
+    key_file = serve.data_dir / "api_key"
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    assert key_file.read_text().strip() == running.exported()["api_key"]
+
+    wait_until(lambda: running.children() != [], "the spare worker was started")
+    children = running.children()
+    assert running.end(signal.SIGINT) == 0
+    assert not [child for child in children if child.is_running()]
+    _, log = running.process.communicate()
+    assert "Traceback" not in log
+
+
+def test_a_later_start_shows_where_the_key_is_and_not_the_key(serve: Starter) -> None:
+    serve.data_dir.mkdir()
+    (serve.data_dir / "api_key").write_text("sk-kept\n")
+    running = serve()
+
+    assert "sk-kept" not in "\n".join(running.lines)
+    assert running.exported() == {"base_url": running.url, "api_key": "sk-kept"}
+    assert running.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+
+
+def test_a_key_of_the_environment_is_the_one_that_serves(serve: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve(CAESURA_API_KEY="sk-mine")
+    monkeypatch.setenv("CAESURA_API_KEY", "sk-mine")
+
+    assert "sk-mine" not in "\n".join(running.lines)
+    assert running.exported()["api_key"] == "sk-mine"
+    answers = [httpx.get(f"{running.url}/models", headers={"api-key": key}) for key in ("sk-mine", "sk-other")]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    assert not (serve.data_dir / "api_key").exists()
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `caesura serve` tells before it ends."""
+    monkeypatch.setattr(sys, "argv", ["caesura", "serve", *arguments])
+    monkeypatch.setattr(cli, "configure", lambda *_: None)  # it would take the log from pytest
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    output, told = capsys.readouterr()
+    assert (caught.value.code, output) == (2, "")
+    return told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--port", "70000"],
+            "The settings are not valid: port: Input should be less than or equal to 65535 (got 7000",
+        ),
+        (
+            ["--device", "tpu"],
+            "The settings are not valid: device: Input should be 'auto', 'cpu' or 'cuda' (got 'tpu')",
+        ),
+        (["--config", "[none].toml"], "The settings file '[none].toml' does not exist."),
+        (["--host", "203.0.113.1", "--port", "0"], "Cannot listen on 203.0.113.1:0: Cannot assign requested address."),
+        (["--data-dir", f"{__file__}/x", "--port", "0"], f"The data folder '{__file__}/x' cannot be used: Not a dir"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    told = refused(monkeypatch, capsys, *arguments)
+
+    assert told.startswith(f"caesura: {message}")
+    assert told.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told_with_a_remedy_and_no_key_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        told = refused(monkeypatch, capsys, "--port", port, "--data-dir", str(data_dir))
+
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use. Set another --host or --port" in told
+    assert not data_dir.exists()
+
+
+def test_a_database_that_cannot_be_opened_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "caesura.db").mkdir()
+
+    told = refused(monkeypatch, capsys, "--port", "0", "--data-dir", str(tmp_path))
+    assert told.startswith("caesura: The server's database is locked or cannot be reached.")
+
+
+def settings_of(*arguments: str) -> Settings:
+    """What a command is given when these stand behind it."""
+    given: list[Settings] = []
+    app = typer.Typer()
+    app.command()(cli.with_settings(given.append))
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return given[0]
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - cli.TABLES))
+def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
+    flag, value = "--" + name.replace("_", "-"), VALUES[name]
+    arguments = [flag.replace("--", "--no-", 1)] if value is False else [flag, str(value)]
+
+    assert plain(settings_of(*arguments))[name] == value
+    assert plain(settings_of()) == plain(Settings())
+
+
+def test_flags_turn_on_what_the_environment_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAESURA_WARM_SPARE", "false")
+
+    assert not settings_of().warm_spare
+    assert settings_of("--warm-spare").warm_spare
+
+
+def test_the_settings_file_is_named_by_a_flag_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_toml(tmp_path / "mine.toml", VALUES)
+    by_flag = settings_of("--config", str(file))
+    monkeypatch.setenv("CAESURA_CONFIG", str(file))
+
+    assert plain(by_flag) == plain(settings_of()) == VALUES
+
+
+def test_help_names_every_setting_and_its_default() -> None:
+    help_text = CliRunner().invoke(cli.cli, ["serve", "--help"]).output
+
+    for name, field in Settings.model_fields.items():
+        if name not in cli.TABLES:
+            assert f"--{name.replace('_', '-')}" in help_text
+            assert field.default is None or f"(default: {field.default})" in re.sub(r"[\s│]+", " ", help_text)
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(cli.cli, ["version"]).output == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("command", "module"), [("worker", "caesura.worker"), ("engine", "caesura.inference.server")])
+def test_worker_and_engine_become_programs_of_their_own(
+    command: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: become.append(arguments))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    CliRunner().invoke(cli.cli, [command, "ftjob-1", "--name", "x", "--help"], catch_exceptions=False)
+
+    ((program, arguments, environment),) = become
+    assert program == sys.executable
+    assert arguments == [sys.executable, "-m", module, "ftjob-1", "--name", "x", "--help"]
+    assert environment["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert environment["TOKENIZERS_PARALLELISM"] == WORKER_ENVIRONMENT["TOKENIZERS_PARALLELISM"]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_the_url_of_an_ipv6_address_can_be_used(serve: Starter) -> None:
+    running = serve("--host", "::1")
+
+    assert re.fullmatch(r"http://\[::1\]:\d+/v1", running.url)
+    assert httpx.get(running.url.removesuffix("/v1") + "/healthz").status_code == 200

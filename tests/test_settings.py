@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caesura.errors import SettingsInvalid
+from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, OPENAI_MODELS, Settings, load_settings
+
+#: Of every setting a value that is not its default, as TOML, the environment and the command line take it.
+VALUES: dict[str, Any] = {
+    "host": "::1",
+    "port": 8765,
+    "data_dir": "/tmp/elsewhere",
+    "api_key": "sk-mine",
+    "organization": "acme-2",
+    "slots": 3,
+    "warm_spare": False,
+    "threads": 2,
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "micro_batch_tokens": 64,
+    "lease_s": 2.5,
+    "save_interval_s": 0.5,
+    "max_file_bytes": 1000,
+    "results_base64": False,
+    "log_level": "debug",
+    "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
+    "aliases": {"mine": "qwen"},
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CAESURA_"):
+            monkeypatch.delenv(name)
+
+
+def write_toml(path: Path, values: dict[str, Any]) -> Path:
+    def literal(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f'"{key}" = {literal(item)}' for key, item in value.items()) + "}"
+        return json.dumps(value)
+
+    path.write_text("".join(f"{name} = {literal(value)}\n" for name, value in values.items()))
+    return path
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as they were written."""
+    values = settings.model_dump(mode="json")
+    values["api_key"] = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return values
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert VALUES.keys() == Settings.model_fields.keys()
+    assert all(plain(Settings())[name] != value for name, value in VALUES.items())
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_has_one_name_in_the_file_in_the_environment_and_as_an_argument(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = VALUES[name]
+    from_file = load_settings(write_toml(tmp_path / "caesura.toml", {name: value}), {})
+    from_flags = load_settings(None, {name: value})
+    monkeypatch.setenv(f"CAESURA_{name.upper()}", value if isinstance(value, str) else json.dumps(value))
+    from_environment = load_settings(None, {})
+
+    assert plain(from_file)[name] == plain(from_flags)[name] == plain(from_environment)[name] == value
+
+
+def test_a_flag_wins_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_toml(tmp_path / "caesura.toml", {"port": 1, "slots": 2, "host": "file"})
+    monkeypatch.setenv("CAESURA_PORT", "3")
+    monkeypatch.setenv("CAESURA_SLOTS", "4")
+    settings = load_settings(file, {"port": 5, "host": None})
+
+    assert (settings.port, settings.slots, settings.host) == (5, 4, "file")
+
+
+def test_a_server_binds_this_machine_alone_unless_told_otherwise() -> None:
+    assert Settings().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prot": 1}, "prot: Extra inputs are not permitted (got 1)"),
+        ({"port": 70000}, "port: Input should be less than or equal to 65535 (got 70000)"),
+        ({"port": "http"}, "port: Input should be a valid integer"),
+        ({"slots": 0}, "slots: "),
+        ({"organization": "Acme Inc"}, "organization: "),
+        ({"device": "tpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
+        ({"models": {"qwen": {}}}, "models.qwen.path: Field required"),
+        ({"models": {"qwen": {"path": "x", "size": 1}}}, "models.qwen.size: Extra inputs"),
+        ({"aliases": {"a": 1}}, "aliases.a: "),
+    ],
+)
+def test_a_faulty_setting_is_refused_by_name_and_value(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(write_toml(tmp_path / "caesura.toml", values), {})
+
+    assert message in caught.value.message
+
+
+def test_a_settings_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("port = = 1")
+
+    with pytest.raises(SettingsInvalid, match=r"broken\.toml' cannot be read: "):
+        load_settings(broken, {})
+    with pytest.raises(SettingsInvalid, match=r"none\.toml' does not exist"):
+        load_settings(tmp_path / "none.toml", {})
+
+
+def test_a_child_process_gets_the_very_same_settings_but_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = load_settings(None, VALUES).to_environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert "sk-mine" not in str(environment)
+    assert plain(load_settings(None, {})) == {**VALUES, "api_key": None}
+
+
+def test_the_key_does_not_show_where_settings_are_printed() -> None:
+    assert "sk-mine" not in repr(load_settings(None, {"api_key": "sk-mine"}))
+
+
+def test_the_embedded_base_is_always_on_offer_and_comes_first() -> None:
+    settings = load_settings(None, {"models": VALUES["models"]})
+
+    assert list(settings.bases()) == [EMBEDDED_BASE, "qwen"]
+    assert Settings().bases()[EMBEDDED_BASE].path == str(EMBEDDED_BASE_PATH)
+    assert (EMBEDDED_BASE_PATH / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", OPENAI_MODELS)
+def test_openais_names_mean_the_embedded_base(name: str) -> None:
+    assert Settings().resolve_base(name) == EMBEDDED_BASE
+
+
+def test_an_alias_of_ones_own_leaves_openais() -> None:
+    settings = load_settings(None, {"models": VALUES["models"], "aliases": {"mine": "qwen", "gpt-4o": "qwen"}})
+
+    assert [settings.resolve_base(name) for name in ("mine", "gpt-4o", "gpt-4o-mini")] == [
+        "qwen",
+        "qwen",
+        EMBEDDED_BASE,
+    ]
+
+
+def test_a_base_wins_over_an_alias_of_the_same_name() -> None:
+    settings = load_settings(None, {"models": {"gpt-4o": {"path": "/models/mine"}}})
+
+    assert settings.resolve_base("gpt-4o") == "gpt-4o"
+
+
+@pytest.mark.parametrize("name", ["", "gpt-2", "CAESURA-TINY", "ft:caesura-tiny:acme::12345678"])
+def test_a_name_that_means_nothing_resolves_to_none(name: str) -> None:
+    assert Settings().resolve_base(name) is None
