@@ -26,9 +26,9 @@ def run(options: Options) -> str:
     ]
     explained = (
         f"Three training steps (8 short, 8 median, 8 long rows) of the embedded base with {options.threads} threads, "
-        f"in one process and in turn; medians of {num_rounds} rounds. `PEFT / Caesura`: the median of the "
-        "rounds' ratios. Everything but the layers is the product's own step. In bfloat16 PEFT's layers compute the adapter in float32 (its default), ours in bfloat16; the "
-        "weights of the adapter are float32 in both."
+        f"in one process and in turn; medians of {num_rounds} rounds. `PEFT / Caesura`: the median of the rounds' "
+        "ratios. Everything but the layers is the product's own step. In bfloat16 PEFT's layers compute the adapter "
+        "in float32 (its default), ours in bfloat16; the weights of the adapter are float32 in both."
     )
     dearer = all(result[dtype]["ratio"] > 1.05 for dtype in ("float32", "bfloat16"))
     return report.section(

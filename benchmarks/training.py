@@ -14,6 +14,7 @@ from benchmarks.chats import make_chats, write_chats
 from benchmarks.limit import Limit
 from benchmarks.options import BATCH_SIZE, Options
 from benchmarks.processes import run_program, say
+from caesura.training.hyperparameters import base_learning_rate
 
 Result = Mapping[str, float]
 
@@ -60,7 +61,7 @@ FORCED = (
 
 def run(limit: Limit, options: Options) -> str:
     contenders = (DEFAULTS, BEST[1], PRODUCT) if options.quick else (DEFAULTS, *BEST, PRODUCT, *FORCED)
-    results = _measure(contenders, options)
+    results = _measure(contenders, limit, options)
     of_limit = max(limit.tokens_s.values())
     rows = [_row(contender, results, of_limit) for contender in contenders]
     best = max((c for c in BEST if c in results), key=lambda contender: results[contender]["tokens_s"])
@@ -72,7 +73,7 @@ def run(limit: Limit, options: Options) -> str:
     )
 
 
-def _measure(contenders: tuple[Contender, ...], options: Options) -> dict[Contender, Result]:
+def _measure(contenders: tuple[Contender, ...], limit: Limit, options: Options) -> dict[Contender, Result]:
     """The median of each figure over the rounds. Every round runs every contender once, so that a machine that
     slows down slows all of them; each round has a seed of its own, and so an order of its own of the same rows.
     """
@@ -89,6 +90,7 @@ def _measure(contenders: tuple[Contender, ...], options: Options) -> dict[Conten
                     "num_warmup": options.num_warmup_steps,
                     "num_timed": options.num_timed_steps,
                     "seed": seed,
+                    "learning_rate": base_learning_rate(limit.num_parameters),
                 }
                 result = run_program(contender.program, {**shared, **contender.arguments})
                 say(f"round {seed}: {contender.name}: {result['tokens_s']:.0f} tok/s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shlex
 import socket
@@ -36,9 +37,6 @@ cli = typer.Typer(
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-#: Settings that a flag cannot hold; they are set in caesura.toml.
-TABLES = frozenset({"models", "aliases"})
-
 
 def main() -> None:
     try:
@@ -60,7 +58,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
         default=_default_config(),
         annotation=Annotated[Path | None, typer.Option(envvar="CAESURA_CONFIG", help="The settings file (TOML).")],
     )
-    flags = [_flag(name) for name in Settings.model_fields if name not in TABLES]
+    flags = [_flag(name) for name in Settings.model_fields]
     run.__signature__ = inspect.Signature([config, *flags])  # type: ignore[attr-defined]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
@@ -69,6 +67,9 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 def _flag(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
     flag, kind = f"--{name.replace('_', '-')}", field.annotation
+    if get_origin(kind) is dict:
+        option = typer.Option(flag, help=f"{field.description} As JSON.", parser=_parse_table, metavar="JSON")
+        return _parameter(name, dict, option)
     default = "" if field.default is None else f" (default: {field.default})"
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
@@ -78,9 +79,20 @@ def _flag(name: str) -> inspect.Parameter:
         kind = str
     elif options and get_origin(kind) is not None:
         kind = options[0]
+    return _parameter(name, kind, option)
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def _parse_table(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not JSON: {error}") from error
 
 
 def _default_config() -> Path | None:

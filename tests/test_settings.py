@@ -29,7 +29,7 @@ VALUES: dict[str, Any] = {
     "results_base64": False,
     "log_level": "debug",
     "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
-    "aliases": {"mine": "qwen"},
+    "aliases": {"mine": EMBEDDED_BASE},
 }
 
 

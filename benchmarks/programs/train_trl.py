@@ -22,9 +22,8 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
-from caesura.models.loading import count_parameters
-from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings
-from caesura.training.hyperparameters import WARMUP_SHARE, base_learning_rate
+from caesura.settings import EMBEDDED_BASE_PATH
+from caesura.training.hyperparameters import WARMUP_SHARE
 from caesura.training.plan import LORA_ALPHA, LORA_RANK
 
 
@@ -65,7 +64,7 @@ def _make_trainer(asked: dict[str, Any], recorder: Recorder, folder: str) -> SFT
         "use_cpu": True,
         "seed": asked["seed"],
         # Caesura's, so that losses compare; they cost the same. Two of the logs fall into the timed steps.
-        "learning_rate": base_learning_rate(count_parameters(EMBEDDED_BASE, BaseModelSettings(path=base))),
+        "learning_rate": asked["learning_rate"],
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARMUP_SHARE,
         "logging_steps": asked["num_timed"] // 2,
