@@ -18,8 +18,8 @@ types: .venv/installed-test
 unit: .venv/installed-test
 	$(BIN)/python -m pytest
 
-bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells.
-	$(BIN)/python -m benchmarks
+bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells; ARGS="--quick" for a look.
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .venv/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -97,7 +97,7 @@ class Starter:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Starter]:
-    starter = Starter(tmp_path / "my data")
+    starter = Starter(tmp_path / "my [red] data")
     yield starter
     for process in starter.processes:
         process.kill()

@@ -14,7 +14,7 @@ from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, OPENAI_MODELS, S
 VALUES: dict[str, Any] = {
     "host": "::1",
     "port": 8765,
-    "data_dir": "/tmp/elsewhere",
+    "data_dir": "/srv/elsewhere",
     "api_key": "sk-mine",
     "organization": "acme-2",
     "slots": 3,

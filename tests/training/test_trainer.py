@@ -73,3 +73,16 @@ def test_the_message_has_openais_words() -> None:
 
     assert result.message() == "Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60"
     assert result.data() == {"step": 31, "total_steps": 90, **metrics}
+
+
+def test_short_rows_and_long_ones_are_attended_to_alike(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[float] = []
+    used: list[str] = []
+    for max_eager_tokens in (0, 10_000):
+        monkeypatch.setattr("caesura.training.logprobs.MAX_EAGER_TOKENS", max_eager_tokens)
+        setup, plan = make_setup()
+        losses.append(make_trainer(setup, plan).step().metrics["train_loss"])
+        used.append(setup.base.model.config._attn_implementation)
+
+    assert used == ["sdpa", "eager"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
