@@ -9,7 +9,7 @@ from benchmarks.options import Options
 from benchmarks.processes import run_program
 
 COLUMNS = ("arithmetic", "Caesura's layers, ms", "PEFT's layers, ms", "PEFT / Caesura")
-NUM_ROUNDS = 25
+NUM_ROUNDS = 12
 
 
 def run(options: Options) -> str:

@@ -122,6 +122,13 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls)
         return (init_settings, env_settings, toml)
 
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _refuse_empty(cls, api_key: Any) -> Any:
+        if api_key == "":
+            raise ValueError("it is empty, and no request could name it; leave it out to have a key made")
+        return api_key
+
     @field_validator("data_dir")
     @classmethod
     def _expand(cls, data_dir: Path) -> Path:
@@ -174,7 +181,8 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
         problems = "; ".join(_explain(problem["loc"], problem["msg"], problem["input"]) for problem in error.errors())
         raise SettingsInvalid(f"The settings are not valid: {problems}") from error
     except ValueError as error:
-        raise SettingsInvalid(f"The settings file '{config}' cannot be read: {error}") from error
+        source = "The environment" if config is None else f"The settings file '{config}'"
+        raise SettingsInvalid(f"{source} cannot be read: {error}") from error
 
 
 def _explain(location: tuple[int | str, ...], message: str, given: Any) -> str:

@@ -166,3 +166,31 @@ def test_a_base_wins_over_an_alias_of_the_same_name() -> None:
 @pytest.mark.parametrize("name", ["", "gpt-2", "CAESURA-TINY", "ft:caesura-tiny:acme::12345678"])
 def test_a_name_that_means_nothing_resolves_to_none(name: str) -> None:
     assert Settings().resolve_base(name) is None
+
+
+def test_an_empty_key_is_refused_for_no_request_could_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAESURA_API_KEY", "")
+
+    with pytest.raises(SettingsInvalid, match=r"api_key.*empty"):
+        load_settings(None, {})
+
+
+def test_an_alias_of_a_base_that_is_not_there_is_refused_by_its_name() -> None:
+    with pytest.raises(SettingsInvalid, match="the alias 'mine' means 'qwen'"):
+        load_settings(None, {"aliases": {"mine": "qwen"}})
+
+
+def test_json_that_cannot_be_read_in_the_environment_is_said_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAESURA_MODELS", "{")
+
+    with pytest.raises(SettingsInvalid, match=r"The environment cannot be read.*models"):
+        load_settings(None, {})
+
+
+def test_a_tilde_means_the_home_folder_in_every_path(tmp_path: Path) -> None:
+    file = tmp_path / "caesura.toml"
+    file.write_text('data_dir = "~/x"\n[models.mine]\npath = "~/model"\n')
+    settings = load_settings(file, {})
+
+    assert settings.data_dir == Path.home() / "x"
+    assert settings.models["mine"].path == str(Path.home() / "model")
