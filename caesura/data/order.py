@@ -11,7 +11,7 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 #: Rows of similar length are sought among this many batches' worth of shuffled rows.
-_WINDOW_BATCHES = 16
+_WINDOW_BATCHES = 50
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -82,7 +82,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
 
 def environment(device: str) -> dict[str, str]:
     """What the same bytes also need to be the same."""
-    processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    processor = torch.cuda.get_device_name() if device == "cuda" else _describe_cpu()
     return {
         "caesura": __version__,
         "torch": torch.__version__,
@@ -90,6 +90,12 @@ def environment(device: str) -> dict[str, str]:
         "machine": platform.machine(),
         "processor": processor,
     }
+
+
+def _describe_cpu() -> str:
+    """The instructions that matrix products are made of here."""
+    has_amx = torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+    return torch.backends.cpu.get_cpu_capability() + (" with AMX" if has_amx else "")
 
 
 def _choose_dtype(wanted: str, device: torch.device) -> str:
