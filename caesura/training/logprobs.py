@@ -12,7 +12,7 @@ from caesura.training.batch import Batch
 
 #: On a CPU, rows up to this long are attended to by plain matrix products: there the backward of the fused kernel
 #: takes a third of a step (docs/benchmarks.md). Longer ones would need too much memory.
-MAX_EAGER_TOKENS = 256
+MAX_EAGER_TOKENS = 512
 
 
 def token_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
