@@ -3,7 +3,8 @@
     CaesuraError                500  something went wrong that the user cannot mend
     ├── InvalidRequest          400  the request cannot be carried out as sent
     │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
-    │   └── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
+    │   ├── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
+    │   └── InvalidGrader       400  a grader that could never grade; `param` points at the faulty field
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
@@ -58,6 +59,12 @@ class InvalidData(InvalidRequest):
     """The data file is not valid."""
 
     code = "invalid_training_file"
+
+
+class InvalidGrader(InvalidRequest):
+    """The grader is not valid."""
+
+    code = "invalid_grader"
 
 
 class Unauthenticated(CaesuraError):
