@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from caesura.api.errors import error_body
 from caesura.api.explain import quote
+from caesura.api.leaving import unless_client_leaves
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import CaesuraError, InvalidRequest, NotFound
 from caesura.ids import new_id
 from caesura.inference.engine import ChatRequest, Finished, Piece, Text
 from caesura.jobs import Model
 from caesura.schema.chat import (
+    ANY_OBJECT,
     AnswerMessage,
     ChatCompletion,
     ChatCompletionChunk,
@@ -32,13 +33,13 @@ from caesura.schema.chat import (
     ChunkChoice,
     CreateChatCompletion,
     Delta,
+    ResponseFormat,
     Usage,
 )
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/chat/completions")
-T = TypeVar("T")
 
 
 @router.post("", response_model=None)
@@ -50,32 +51,12 @@ async def create(body: CreateChatCompletion, request: Request, server: ServerDep
     model, asked = await run_in_threadpool(_to_request, body, server)
     pieces = server.engine.chat(asked)
     if not body.stream:
-        return _json(await _unless_client_leaves(request, _collect(model, pieces)))
+        return _json(await unless_client_leaves(request, _collect(model, pieces)))
     # The first piece is awaited before the answer begins, so that a fault still has its status.
-    first = await _unless_client_leaves(request, anext(pieces))
+    first = await unless_client_leaves(request, anext(pieces))
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     events = _stream(model, first, pieces, include_usage, request.state.request_id)
     return EventStream(events, pieces)
-
-
-async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`; it is broken off when the client leaves, for nobody would read it."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_client_leaves(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.wait((working, leaving))
-
-
-async def _client_leaves(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class EventStream(StreamingResponse):
@@ -116,8 +97,31 @@ def _to_request(body: CreateChatCompletion, server: Server) -> tuple[str, ChatRe
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=body.seed,
         stop=tuple(text for text in stop if text),
+        json_schema=_json_schema(body.response_format),
     )
     return (model.name if isinstance(model, Model) else model), request
+
+
+def _json_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
+    """The schema of the answer; None: it is plain text."""
+    if format is None or format.type == "text":
+        schema = None
+    elif format.type == "json_object":
+        schema = ANY_OBJECT
+    elif format.json_schema is not None:
+        return format.json_schema.schema_
+    else:
+        raise InvalidRequest(
+            "Missing required parameter: 'response_format.json_schema'.",
+            param="response_format.json_schema",
+            code="missing_required_parameter",
+        )
+    if format is not None and format.json_schema is not None:
+        raise InvalidRequest(
+            "The 'response_format.json_schema' parameter is only allowed when 'response_format.type' is 'json_schema'.",
+            param="response_format.json_schema",
+        )
+    return schema
 
 
 async def _collect(model: str, pieces: AsyncGenerator[Piece, None]) -> ChatCompletion:

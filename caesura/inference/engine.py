@@ -28,6 +28,8 @@ class ChatRequest:
     seed: int | None = None
     #: None of them empty. The answer ends before the first of them that appears.
     stop: tuple[str, ...] = ()
+    #: The answer is JSON of this schema, unless it is cut off; None: any text.
+    json_schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,22 @@ class Engine(Protocol):
         - InvalidRequest with code `context_length_exceeded` and param `messages`: the prompt leaves no room to answer;
         - InvalidRequest with param `messages`: the base model's chat template does not take these messages;
         - InvalidRequest with param `model`: the base model cannot be loaded;
+        - InvalidRequest with param `response_format`: the base model's answers cannot be held to a schema;
         - BlobDamaged: the adapter's stored files are not what was written.
         At any time:
+        - InvalidRequest with param `response_format.json_schema.schema`: the schema says what cannot be held to, most
+          often before the first piece; a large one may prove too large in the middle;
         - EngineUnavailable: the engine does not start, has just stopped, or is closed; trying again later may help;
         - CaesuraError: it failed in a way that nobody foresaw; its log says how.
+        """
+        ...
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """The texts' embeddings, of unit length, by the embedding model of the settings; zeros for one without tokens.
+
+        Raises:
+        - InvalidRequest: no embedding model is configured, or it cannot be loaded;
+        - EngineUnavailable and CaesuraError: as in `chat`.
         """
         ...
 

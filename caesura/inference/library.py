@@ -1,4 +1,4 @@
-"""The models in memory: base models, each loaded once, and the adapters used last."""
+"""The models in memory: base models and the embedding model, each loaded once, and the adapters used last."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import OrderedDict
 import torch
 
 from caesura.errors import InvalidRequest
+from caesura.inference.embedder import Embedder, load_embedder
 from caesura.jobs import Artifact
 from caesura.models.loading import Base, choose_device, load_base
 from caesura.models.lora import Adapter, Layers, add_lora, from_files, set_adapter
@@ -31,6 +32,7 @@ class Library:
         self._bases: dict[str, tuple[Base, Layers]] = {}
         #: By the artifact's prefix, which is written once; the one used last comes last.
         self._adapters: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()
+        self._embedder: Embedder | None = None
 
     def use(self, base: str, adapter: Artifact | None) -> Base:
         """The base model with that adapter set, until the next call.
@@ -43,6 +45,19 @@ class Library:
         model, layers = self._bases[base]
         set_adapter(layers, None if adapter is None else self._read(adapter))
         return model
+
+    def embedder(self) -> Embedder:
+        """The embedding model of the settings. Raises InvalidRequest when there is none, or it cannot be loaded."""
+        if self._embedder is None:
+            path = self._settings.embedding_model
+            if path is None:
+                raise InvalidRequest(
+                    "No embedding model is configured. Set 'embedding_model' in caesura.toml to a folder or to an id "
+                    "on the Hugging Face hub.",
+                    code="model_not_available",
+                )
+            self._embedder = load_embedder(path, choose_device(self._settings.device))
+        return self._embedder
 
     def _load(self, name: str) -> tuple[Base, Layers]:
         settings = self._settings.bases().get(name)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import httpx
 
 from caesura.errors import EngineUnavailable
 from caesura.inference.engine import ChatRequest, Finished, Piece
-from caesura.inference.wire import decode_piece, encode_request
+from caesura.inference.wire import decode_embeddings, decode_piece, encode_request, encode_texts
 from caesura.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,22 @@ class EngineProcess:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         child = await self._running()
-        try:
-            async with child.client.stream("POST", "/chat", content=encode_request(request)) as response:
-                async for line in response.aiter_lines():
-                    piece = decode_piece(line)
-                    yield piece
-                    if isinstance(piece, Finished):
-                        return
-        except httpx.TransportError as error:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(child.process.wait(), DEATH_TIMEOUT_S)
-            raise EngineUnavailable("The inference engine stopped unexpectedly. Please try again.") from error
+        async with (
+            _death_is_unavailable(child),
+            child.client.stream("POST", "/chat", content=encode_request(request)) as response,
+        ):
+            async for line in response.aiter_lines():
+                piece = decode_piece(line)
+                yield piece
+                if isinstance(piece, Finished):
+                    return
         raise EngineUnavailable("The inference engine broke off its answer. Please try again.")
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        child = await self._running()
+        async with _death_is_unavailable(child):
+            response = await child.client.post("/embed", content=encode_texts(texts))
+        return decode_embeddings(response.text)
 
     async def close(self) -> None:
         self._is_closed = True
@@ -118,6 +122,17 @@ class EngineProcess:
         if self._is_closed:
             raise EngineUnavailable("The server is shutting down.")
         raise EngineUnavailable("The inference engine ended while it started. The server's log says why.")
+
+
+@asynccontextmanager
+async def _death_is_unavailable(child: _Child) -> AsyncGenerator[None, None]:
+    """The child's connections break when it dies."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.process.wait(), DEATH_TIMEOUT_S)
+        raise EngineUnavailable("The inference engine stopped unexpectedly. Please try again.") from error
 
 
 def _is_spent(start: asyncio.Task[_Child]) -> bool:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from caesura.data.render import template_messages
 from caesura.errors import InvalidRequest
 from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.inference.grammar import Constraint, build_constraint
 from caesura.inference.text import Detokenizer, StopStrings
 from caesura.models.loading import Base, forward_logits
 
@@ -28,7 +29,8 @@ Choose = Callable[[Tensor], int]
 def generate(base: Base, request: ChatRequest) -> Iterator[Piece]:
     """The answer: one `Text` a token, empty while text is held back, and one `Finished`.
 
-    Raises InvalidRequest when the messages do not fit the chat template or the context window.
+    Raises InvalidRequest when the messages do not fit the chat template or the context window, or when answers
+    cannot be held to the schema.
     """
     prompt_ids = encode_prompt(base, request)
     room = base.context_window - len(prompt_ids)
@@ -39,7 +41,8 @@ def generate(base: Base, request: ChatRequest) -> Iterator[Piece]:
             param="messages",
             code="context_length_exceeded",
         )
-    tokens = sample_tokens(base.model, prompt_ids, _chooser(request, base.model))
+    constraint = None if request.json_schema is None else build_constraint(base, request.json_schema)
+    tokens = sample_tokens(base.model, prompt_ids, _constrained(_chooser(request, base.model), constraint))
     detokenizer = Detokenizer(lambda token_ids: base.tokenizer.decode(token_ids, skip_special_tokens=True))
     stops = StopStrings(request.stop)
     num_tokens, at_end = 0, False
@@ -49,7 +52,8 @@ def generate(base: Base, request: ChatRequest) -> Iterator[Piece]:
         if at_end:
             break
         yield Text(stops.add(detokenizer.add(token_id)))
-        if stops.found:
+        at_end = constraint is not None and constraint.is_complete
+        if at_end or stops.found:
             break
     if not stops.found:
         yield Text(stops.add(detokenizer.rest()) + stops.rest())
@@ -99,6 +103,19 @@ def _chooser(request: ChatRequest, model: nn.Module) -> Choose:
     else:
         generator.manual_seed(request.seed)
     return lambda logits_V: draw_token(logits_V / request.temperature, request.top_p, generator)
+
+
+def _constrained(choose: Choose, constraint: Constraint | None) -> Choose:
+    """`choose` among the tokens that the grammar allows."""
+    if constraint is None:
+        return choose
+
+    def choose_allowed(logits_V: Tensor) -> int:
+        token_id = choose(constraint.mask(logits_V))
+        constraint.accept(token_id)
+        return token_id
+
+    return choose_allowed
 
 
 def draw_token(logits_V: Tensor, top_p: float, generator: torch.Generator) -> int:

@@ -2,6 +2,7 @@
 
     GET  /healthz   200 once it answers at all
     POST /chat      a ChatRequest → the pieces of its answer, one a line; an error is a line too, and the last
+    POST /embed     texts → their embeddings, in one line, or an error
 
 It ends when its standard input does, and so never outlives the process that holds the other end.
 """
@@ -31,7 +32,7 @@ from caesura.errors import CaesuraError
 from caesura.inference.engine import ChatRequest, Finished, Piece, Text
 from caesura.inference.library import Library
 from caesura.inference.sampler import generate
-from caesura.inference.wire import decode_request, encode_error, encode_piece
+from caesura.inference.wire import decode_request, decode_texts, encode_embeddings, encode_error, encode_piece
 from caesura.logging import configure
 from caesura.settings import load_settings
 from caesura.storage import LocalStorage
@@ -75,6 +76,11 @@ class GenerationThread:
             has_left.set()
             turn.cancel()  # it may not have come yet
 
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """The embeddings. Cancelling it before its turn leaves the thread to the others."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: self._library.embedder().embed(texts))
+
     def _pieces(self, request: ChatRequest) -> Iterator[Piece | Exception]:
         """The answer; an exception ends it as its last piece."""
         try:
@@ -104,12 +110,30 @@ class ChatEndpoint:
             async with aclosing(self._thread.chat(request)) as pieces:
                 async for piece in pieces:
                     await answer.tell(encode_piece(piece))
-        except CaesuraError as error:
-            await answer.tell(encode_error(error), error.status)
-        except Exception:
-            logger.exception("a chat with the base model '%s' failed", request.base)
-            failure = CaesuraError()
-            await answer.tell(encode_error(failure), failure.status)
+        except Exception as error:
+            await answer.tell_error(error, f"a chat with the base model '{request.base}'")
+        await answer.end()
+
+
+class EmbedEndpoint:
+    """`POST /embed`, as an ASGI application, as `ChatEndpoint` is."""
+
+    def __init__(self, thread: GenerationThread) -> None:
+        self._thread = thread
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        texts = decode_texts(await Request(scope, receive).body())
+        async with anyio.create_task_group() as group:
+            group.start_soon(_cancel_at_disconnect, receive, group.cancel_scope)
+            await self._answer(texts, send)
+            group.cancel_scope.cancel()
+
+    async def _answer(self, texts: list[str], send: Send) -> None:
+        answer = _Answer(send)
+        try:
+            await answer.tell(encode_embeddings(await self._thread.embed(texts)))
+        except Exception as error:
+            await answer.tell_error(error, "an embedding")
         await answer.end()
 
 
@@ -127,6 +151,13 @@ class _Answer:
             self._has_begun = True
         await self._send({"type": "http.response.body", "body": line, "more_body": True})
 
+    async def tell_error(self, error: Exception, work: str) -> None:
+        """What nobody foresaw is logged, with its trace; only that it failed is told."""
+        if not isinstance(error, CaesuraError):
+            logger.error("%s failed", work, exc_info=error)
+            error = CaesuraError()
+        await self.tell(encode_error(error), error.status)
+
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
@@ -142,8 +173,14 @@ def healthz(_request: Request) -> Response:
 
 
 def create_app(library: Library) -> Starlette:
-    chat = ChatEndpoint(GenerationThread(library))
-    return Starlette(routes=[Route("/healthz", healthz), Route("/chat", chat, methods=["POST"])])
+    thread = GenerationThread(library)
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/chat", ChatEndpoint(thread), methods=["POST"]),
+            Route("/embed", EmbedEndpoint(thread), methods=["POST"]),
+        ]
+    )
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic_core import PydanticCustomError
 
 from caesura.schema.common import (
     CALLING,
@@ -18,6 +19,11 @@ from caesura.schema.common import (
     Text,
     TextOrList,
 )
+
+#: The schema of `json_object`.
+ANY_OBJECT = {"type": "object"}
+MAX_SCHEMA_OBJECTS = 1000
+MAX_SCHEMA_DEPTH = 100
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Stop = Annotated[AnyText | Annotated[list[Text], Field(min_length=1, max_length=4), Tag(LIST)], TextOrList]
@@ -67,10 +73,42 @@ class StreamOptions(Request):
     include_obfuscation: bool = False
 
 
-class ResponseFormat(Request):
-    """Plain text; the other formats need constrained decoding, which the engine does not do."""
+def _check_size(schema: dict[str, Any]) -> dict[str, Any]:
+    """Grammars are compiled by recursion: a schema that is too large would end the engine, not only its request."""
+    values: list[tuple[Any, int]] = [(schema, 1)]
+    num_objects = 0
+    while values:
+        value, depth = values.pop()
+        if not isinstance(value, (dict, list)):
+            continue
+        num_objects += isinstance(value, dict)
+        if num_objects > MAX_SCHEMA_OBJECTS or depth > MAX_SCHEMA_DEPTH:
+            raise PydanticCustomError(
+                "schema_too_large",
+                "a schema may hold {objects} objects, nested {depth} deep with its lists; this one is larger",
+                {"objects": MAX_SCHEMA_OBJECTS, "depth": MAX_SCHEMA_DEPTH},
+            )
+        items = cast(dict[str, Any], value).values() if isinstance(value, dict) else cast(list[Any], value)
+        values += [(item, depth + 1) for item in items]
+    return schema
 
-    type: Literal["text"]
+
+class JsonSchema(Request):
+    """`strict` changes nothing: answers always keep to the schema."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], AfterValidator(_check_size)] = Field(
+        alias="schema", default_factory=lambda: dict(ANY_OBJECT)
+    )
+    strict: bool | None = None
+
+
+class ResponseFormat(Request):
+    """`json_schema` belongs to the type of its name."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class CreateChatCompletion(Request):

@@ -490,10 +490,10 @@ def message(**values: Any) -> dict[str, Any]:
         ({"tools": [{}]}, "tools", "invalid_value", "Invalid value for 'tools': this server does not offer it."),
         ({"logprobs": True}, "logprobs", "invalid_value", "Invalid value: true. Supported values are: false."),
         (
-            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "xml"}},
             "response_format.type",
             "invalid_value",
-            "Invalid value: 'json_object'. Supported values are: 'text'.",
+            "Invalid value: 'xml'. Supported values are: 'text', 'json_object', and 'json_schema'.",
         ),
         ({"presence_penalty": 0.5}, "presence_penalty", "decimal_above_max_value", "Invalid 'presence_penalty': decim"),
         ({"model": "\ud800"}, "model", "invalid_value", "Invalid value for 'model': the string is not valid Unicode."),

@@ -51,10 +51,13 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def shared_settings(micro_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def shared_settings(micro_model: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     path = str(micro_model)
     models = {"micro": {"path": path}, "endless": {"path": path, "context_window": 10**9}, "none": {"path": "/none"}}
-    return Settings.model_validate({"data_dir": tmp_path_factory.mktemp("data"), "models": models, "threads": 1})
+    data_dir = tmp_path_factory.mktemp("data")
+    return Settings.model_validate(
+        {"data_dir": data_dir, "models": models, "embedding_model": str(encoder), "threads": 1}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,77 @@ def test_errors_of_the_engine_keep_their_class(
     with pytest.raises(InvalidRequest, match="'none'") as raised:
         runner.run(answer(engine, replace(REQUEST, base="none")))
     assert raised.value.param == "model"
+    with pytest.raises(InvalidRequest, match="Invalid schema") as raised:
+        runner.run(answer(engine, replace(REQUEST, json_schema={"not": {}})))
+    assert raised.value.param == "response_format.json_schema.schema"
+
+
+def test_an_answer_of_a_schema_is_the_one_made_in_this_process(
+    engine: EngineProcess, runner: asyncio.Runner, shared_settings: Settings, storage: LocalStorage
+) -> None:
+    request = replace(REQUEST, json_schema={"type": "array", "items": {"type": "null"}, "maxItems": 3})
+
+    pieces = runner.run(answer(engine, request))
+
+    expected = list(generate(Library(shared_settings, storage).use("micro", None), request))
+    assert text_of(pieces) == text_of(expected)
+    assert pieces[-1] == expected[-1]
+
+
+def test_embeddings_are_those_made_in_this_process(
+    engine: EngineProcess, runner: asyncio.Runner, shared_settings: Settings, storage: LocalStorage
+) -> None:
+    texts = ["the cat sat", "", "U+2028 \u2028 is in this one"]
+
+    embeddings = runner.run(engine.embed(texts))
+
+    assert embeddings == Library(shared_settings, storage).embedder().embed(texts)
+    assert runner.run(engine.embed([])) == []
+
+
+def test_embeddings_wait_for_the_answer_before_them_and_a_cancelled_one_holds_up_nobody(
+    engine: EngineProcess, runner: asyncio.Runner
+) -> None:
+    async def run() -> tuple[bool, list[list[float]]]:
+        async with aclosing(engine.chat(ENDLESS)) as running:
+            await anext(running)
+            waiting = asyncio.create_task(engine.embed(["the"]))
+            await anext(running)
+            was_done = waiting.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        return was_done, await engine.embed(["cat"])
+
+    was_done, embeddings = runner.run(run())
+    assert not was_done
+    assert len(embeddings) == 1
+
+
+def test_without_an_embedding_model_the_engine_says_so(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = EngineProcess(Settings(data_dir=tmp_path))
+        with pytest.raises(InvalidRequest, match="No embedding model is configured"):
+            await engine.embed(["cat"])
+        await engine.close()
+        with pytest.raises(EngineUnavailable, match="shutting down"):
+            await engine.embed(["cat"])
+
+    asyncio.run(run())
+
+
+def test_an_engine_killed_before_it_embeds_is_told(engine: EngineProcess, runner: asyncio.Runner) -> None:
+    async def run() -> None:
+        async with aclosing(engine.chat(ENDLESS)) as running:
+            await anext(running)
+            (server,) = servers()
+            waiting = asyncio.create_task(engine.embed(["the"]))
+            for _ in range(20):  # long enough for it to be sent
+                await anext(running)
+            server.kill()
+            with pytest.raises(EngineUnavailable, match="stopped unexpectedly"):
+                await waiting
+
+    runner.run(run())
 
 
 def test_leaving_early_frees_the_engine(engine: EngineProcess, runner: asyncio.Runner) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from caesura.errors import BlobDamaged
 from caesura.inference import server
+from caesura.inference.embedder import Embedder
 from caesura.inference.engine import ChatRequest, Finished, Piece, Text
 from caesura.inference.library import Library
-from caesura.inference.server import ChatEndpoint, GenerationThread
-from caesura.inference.wire import encode_request
+from caesura.inference.server import ChatEndpoint, EmbedEndpoint, GenerationThread
+from caesura.inference.wire import encode_request, encode_texts
 from caesura.jobs import Artifact
 from caesura.models.loading import Base
 from caesura.settings import Settings
@@ -35,6 +36,10 @@ class RecordingLibrary(Library):
         self.used.append(base)
         return super().use(base, adapter)
 
+    def embedder(self) -> Embedder:
+        self.used.append("embedder")
+        return super().embedder()
+
 
 @pytest.fixture
 def recording(settings: Settings, storage: Storage) -> RecordingLibrary:
@@ -50,9 +55,10 @@ async def finish(thread: GenerationThread, request: ChatRequest) -> Finished:
 class Client:
     """An HTTP client of an ASGI application, at its other end."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest | list[str]) -> None:
+        body = encode_request(request) if isinstance(request, ChatRequest) else encode_texts(request)
         self._received = asyncio.Queue[dict[str, Any]]()
-        self._received.put_nowait({"type": "http.request", "body": encode_request(request), "more_body": False})
+        self._received.put_nowait({"type": "http.request", "body": body, "more_body": False})
         self.sent: list[dict[str, Any]] = []
         self.has_body = asyncio.Event()
 
@@ -67,7 +73,7 @@ class Client:
     def leave(self) -> None:
         self._received.put_nowait({"type": "http.disconnect"})
 
-    async def ask(self, endpoint: ChatEndpoint) -> None:
+    async def ask(self, endpoint: ChatEndpoint | EmbedEndpoint) -> None:
         await endpoint({"type": "http", "method": "POST"}, self.receive, self.send)
 
     @property
@@ -200,6 +206,52 @@ def test_an_unexpected_exception_is_logged_with_its_trace_and_answered_without(
 
     monkeypatch.setattr(server, "generate", generate)
     client = ask(library, REQUEST)
+
+    assert client.status == 500
+    assert "secret" not in str(client.lines)
+    assert "Traceback" in caplog.text
+    assert "a secret of the machine" in caplog.text
+
+
+def embed(library: Library, texts: list[str]) -> Client:
+    async def run() -> Client:
+        client = Client(texts)
+        await client.ask(EmbedEndpoint(GenerationThread(library)))
+        return client
+
+    return asyncio.run(run())
+
+
+def test_a_client_that_goes_away_before_its_texts_have_their_turn_is_forgotten(recording: RecordingLibrary) -> None:
+    async def run() -> Client:
+        thread = GenerationThread(recording)
+        client = Client(["the"])
+        async with aclosing(thread.chat(ENDLESS)) as running:
+            await anext(running)
+            client.leave()
+            await client.ask(EmbedEndpoint(thread))
+        await finish(thread, REQUEST)
+        return client
+
+    assert asyncio.run(run()).sent == []
+    assert recording.used == ["endless", "micro"]
+
+
+def test_a_fault_of_the_settings_is_the_answer_to_texts(library: Library) -> None:
+    client = embed(library, ["the"])
+
+    assert client.status == 400
+    assert client.lines[0]["error"]["code"] == "model_not_available"
+
+
+def test_what_nobody_foresaw_of_texts_is_logged_with_its_trace_and_answered_without(
+    recording: RecordingLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(library: Library) -> Embedder:
+        raise RuntimeError("a secret of the machine")
+
+    monkeypatch.setattr(Library, "embedder", fail)
+    client = embed(recording, ["the"])
 
     assert client.status == 500
     assert "secret" not in str(client.lines)
