@@ -1,0 +1,1 @@
+"""What runs inside the sandbox. Standard library only: the text of these modules is handed to a bare interpreter."""
