@@ -6,11 +6,11 @@ import argparse
 import os
 import time
 
-from benchmarks import latency, limit, lora_layers, machine, rates, training
+from benchmarks import graders, latency, limit, lora_layers, machine, rates, training
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers")
+SECTIONS = ("training", "latency", "rates", "lora_layers", "graders")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         "latency": lambda: latency.run(options),
         "rates": lambda: rates.run(options),
         "lora_layers": lambda: lora_layers.run(options),
+        "graders": lambda: graders.run(options),
     }
     for name in SECTIONS:
         if name in wanted:

@@ -136,8 +136,8 @@ def _stopped(worker: psutil.Process) -> Generator[None, None, None]:
 
 
 def _measure(server: RunningServer, call: Call, beside: str, seconds: float) -> tuple[str, ...]:
-    alone = _load(server, call, 1, seconds)
-    together = _load(server, call, NUM_CONNECTIONS, seconds)
+    alone = load(server, call, 1, seconds)
+    together = load(server, call, NUM_CONNECTIONS, seconds)
     say(f"{call.name}{beside}: {together.per_s:.0f}/s")
     return (
         call.name + beside,
@@ -149,7 +149,7 @@ def _measure(server: RunningServer, call: Call, beside: str, seconds: float) -> 
     )
 
 
-def _load(server: RunningServer, call: Call, num_connections: int, seconds: float) -> Rate:
+def load(server: RunningServer, call: Call, num_connections: int, seconds: float) -> Rate:
     """Send the call over and over, by so many threads with a kept connection each."""
     began = time.perf_counter()
     with ThreadPoolExecutor(num_connections) as threads:

@@ -9,15 +9,21 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
-from caesura.api import chat, errors, files, jobs, models
+from caesura.api import chat, errors, files, graders, jobs, models
 from caesura.api.front import Front
-from caesura.api.state import Server
+from caesura.api.state import Server, ServerDependency
 from caesura.errors import SettingsInvalid
 from caesura.executors.local import LocalExecutor
+from caesura.graders.build import Tools
+from caesura.graders.calls import open_client
+from caesura.graders.comparer import Comparer
+from caesura.graders.judges import Judges, find_judge
+from caesura.graders.sandbox import Level, Sandbox, find_level
 from caesura.ids import new_api_key, new_token
 from caesura.inference.process import EngineProcess
 from caesura.scheduler import Scheduler
@@ -47,6 +53,7 @@ def build_server(settings: Settings) -> Server:
         storage=storage,
         scheduler=scheduler,
         engine=EngineProcess(settings),
+        sandbox_level=find_level(),
         started_at=int(time.time()),
     )
 
@@ -58,6 +65,7 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         server.scheduler.start()
         yield
+        await app.state.grader_tools.close()
         await run_in_threadpool(server.scheduler.stop)
         await server.engine.close()
         server.store.close()
@@ -70,18 +78,41 @@ def build_app(server: Server, api_key: str) -> FastAPI:
         openapi_url=None,
     )
     app.state.server = server
+    app.state.grader_tools = _build_tools(server, app, api_key)
     app.add_middleware(Front, api_key=api_key, organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, models, chat):
+    for resource in (files, jobs, models, chat, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app
 
 
-def healthz() -> dict[str, str]:
-    return {"status": "ok", "version": __version__}
+def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
+    """What graders work with. They ask this server's own models by its own API, without a socket between."""
+    settings = server.settings
+    own = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url="http://caesura/v1",
+        headers={b"authorization": b"Bearer " + api_key.encode()},
+        timeout=None,
+    )
+    for name in settings.judges:
+        find_judge(settings, name, is_own=False)  # a key that is missing is told at the start
+    return Tools(
+        judges=Judges(own),
+        comparer=Comparer(),
+        find_judge=lambda name: find_judge(settings, name, is_own=server.resolve_model(name) is not None),
+        sandbox=None if server.sandbox_level is Level.NONE else Sandbox(server.sandbox_level),
+        client=open_client(max_idle_connections=0),
+        embed=None if settings.embedding_model is None else server.engine.embed,
+        allowed_private_hosts=tuple(settings.allowed_private_hosts),
+    )
+
+
+def healthz(server: ServerDependency) -> dict[str, str]:
+    return {"status": "ok", "version": __version__, "sandbox": server.sandbox_level}
 
 
 def load_api_key(settings: Settings) -> ApiKey:

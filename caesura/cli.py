@@ -67,9 +67,9 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 def _flag(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
     flag, kind = f"--{name.replace('_', '-')}", field.annotation
-    if get_origin(kind) is dict:
-        option = typer.Option(flag, help=f"{field.description} As JSON.", parser=_parse_table, metavar="JSON")
-        return _parameter(name, dict, option)
+    if get_origin(kind) in (dict, list):
+        option = typer.Option(flag, help=f"{field.description} As JSON.", parser=_parse_json, metavar="JSON")
+        return _parameter(name, get_origin(kind), option)
     default = "" if field.default is None else f" (default: {field.default})"
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
@@ -88,7 +88,7 @@ def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
     )
 
 
-def _parse_table(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:

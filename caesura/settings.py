@@ -63,6 +63,21 @@ class BaseModelSettings(BaseModel):
         return name if Path(self.path).exists() else self.path
 
 
+class JudgeSettings(BaseModel):
+    """A model elsewhere that graders may ask: behind any API that speaks OpenAI's Chat Completions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="The API's base URL, such as https://example.com/v1.")
+    model: str | None = Field(default=None, description="The model's name there; default: its name here.")
+    api_key_env: str | None = Field(
+        default=None, description="The environment variable that holds the API's key; the key itself stays out of here."
+    )
+    reasoning: bool = Field(
+        default=False, description="It reasons before it answers: it is sent no temperature and no top_p."
+    )
+
+
 def _openai_aliases() -> dict[str, str]:
     return dict.fromkeys(OPENAI_MODELS, EMBEDDED_BASE)
 
@@ -103,11 +118,24 @@ class Settings(BaseSettings):
         description="Serve result files base64-encoded, as OpenAI does (Accept: text/csv: plain).",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+    embedding_model: str | None = Field(
+        default=None,
+        description="Embedding model of the cosine grader: a local folder, or an id on the Hugging Face hub.",
+    )
     models: dict[str, BaseModelSettings] = Field(
         default_factory=dict[str, BaseModelSettings], description="Base models by name."
     )
     aliases: dict[str, str] = Field(
         default_factory=_openai_aliases, description="Other names of base models, OpenAI's among them."
+    )
+
+    judges: dict[str, JudgeSettings] = Field(
+        default_factory=dict[str, JudgeSettings],
+        description="Models elsewhere that model graders may ask, by the name graders give them.",
+    )
+    allowed_private_hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Hosts, host:port pairs or networks (CIDR) that endpoint graders may call though they are private.",
     )
 
     @classmethod
@@ -133,6 +161,11 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, data_dir: Path) -> Path:
         return data_dir.expanduser()
+
+    @field_validator("embedding_model")
+    @classmethod
+    def _expand_model(cls, path: str | None) -> str | None:
+        return str(Path(path).expanduser()) if path is not None and path.startswith("~") else path
 
     @model_validator(mode="after")
     def _check_aliases(self) -> Self:

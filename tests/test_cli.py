@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from caesura import __version__, cli
 from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.graders.sandbox import find_level
 from caesura.settings import Settings
 from tests.api.service import PATIENCE_S, wait_until
 from tests.test_settings import VALUES, plain, write_toml
@@ -112,7 +113,8 @@ def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: St
     assert running.lines[1] == f"  export OPENAI_BASE_URL={running.url}"
     assert re.fullmatch(r"  export OPENAI_API_KEY=sk-caesura-[A-Za-z0-9]{40}", running.lines[2])
     assert cpu.user + cpu.system < READY_CPU_S
-    assert httpx.get(running.url.removesuffix("/v1") + "/healthz").json() == {"status": "ok", "version": __version__}
+    health = httpx.get(running.url.removesuffix("/v1") + "/healthz").json()
+    assert health == {"status": "ok", "version": __version__, "sandbox": find_level()}
     with OpenAI(**running.exported()) as client:
         assert [model.id for model in client.models.list()] == ["caesura-tiny"]
     key_file = serve.data_dir / "api_key"
@@ -218,7 +220,7 @@ def settings_of(*arguments: str) -> Settings:
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
     flag, value = "--" + name.replace("_", "-"), VALUES[name]
-    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     arguments = [flag.replace("--", "--no-", 1)] if value is False else [flag, text]
 
     assert plain(settings_of(*arguments))[name] == value

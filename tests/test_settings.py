@@ -28,6 +28,9 @@ VALUES: dict[str, Any] = {
     "max_file_bytes": 1000,
     "results_base64": False,
     "log_level": "debug",
+    "embedding_model": "BAAI/bge-small-en-v1.5",
+    "judges": {"stern": {"url": "https://api.example.com/v1", "model": "m", "api_key_env": "KEY", "reasoning": True}},
+    "allowed_private_hosts": ["127.0.0.1:9000", "10.0.0.0/8"],
     "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
     "aliases": {"mine": EMBEDDED_BASE},
 }

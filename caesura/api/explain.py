@@ -47,6 +47,7 @@ _LENGTHS = {
     ("too_long", "array"): ("max_length", "array too long", "maximum length", "array_above_max_length"),
     ("too_short", "array"): ("min_length", "array too short", "minimum length", "empty_array"),
     ("too_long", "object"): ("max_length", "too many properties", "at most", "object_above_max_properties"),
+    ("too_short", "object"): ("min_length", "too few properties", "at least", "object_below_min_properties"),
     ("string_too_long", "property name"): (
         *("max_length", "property name too long", "maximum length"),
         "property_name_above_max_length",
@@ -140,7 +141,7 @@ def _explain_length(
 ) -> tuple[str, str]:
     key, wrong, expected, code = _LENGTHS[kind]
     if kind[1] == "object":
-        limit = f"{expected} {context[key]} properties"
+        limit = f"{expected} {context[key]} {'property' if context[key] == 1 else 'properties'}"
         what = f"Expected an object with {limit}, but got an object with {length} properties instead."
     else:
         what = f"Expected {received} with {expected} {context[key]}, but got {received} with length {length} instead."

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from caesura.api.explain import quote
-from caesura.api.state import Limit, QueryText, Server, ServerDependency
+from caesura.api.state import GraderTools, Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
+from caesura.graders.build import Tools, build_grader
 from caesura.ids import new_id, random_text
 from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
 from caesura.schema.common import Page, PageWithIds
-from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, JobEvent
+from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, JobEvent, Method
 from caesura.settings import Settings
 from caesura.store.rows import Telling
 
@@ -32,7 +33,9 @@ PAUSE_POLL_S = 0.05
 
 
 @router.post("")
-def create(body: CreateJob, server: ServerDependency) -> FineTuningJob:
+def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> FineTuningJob:
+    if body.method is not None and body.method.type == "reinforcement":
+        _refuse_reinforcement(body.method, tools)
     base = _find_base(server, body.model)
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
@@ -86,10 +89,23 @@ def _find_file(server: Server, file_id: str, param: str) -> File:
     return file
 
 
+def _refuse_reinforcement(method: Method, tools: Tools) -> NoReturn:
+    """Its grader's faults are told first: they are the user's to mend."""
+    param = "method.reinforcement"
+    if method.reinforcement is None:
+        raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    build_grader(method.reinforcement.grader, tools, f"{param}.grader")
+    raise InvalidRequest(
+        "The grader is valid, but this server does not train by reinforcement yet. Supported values are: 'supervised'.",
+        param="method.type",
+        code="invalid_value",
+    )
+
+
 def _method(body: CreateJob) -> dict[str, Any]:
     """The method as asked for; the older place of the hyperparameters serves where there is none."""
     if body.method is not None:
-        return body.method.model_dump()
+        return {"type": "supervised", "supervised": body.method.supervised.model_dump()}
     hyperparameters = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
     return {"type": "supervised", "supervised": {"hyperparameters": _AUTO | hyperparameters}}
 

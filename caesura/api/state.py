@@ -9,6 +9,8 @@ from fastapi import Depends, Query
 from pydantic import BeforeValidator
 from starlette.requests import Request
 
+from caesura.graders.build import Tools
+from caesura.graders.sandbox import Level
 from caesura.inference.engine import Engine
 from caesura.jobs import Model
 from caesura.scheduler import Scheduler
@@ -26,6 +28,8 @@ class Server:
     storage: Storage
     scheduler: Scheduler
     engine: Engine
+    #: How well this machine can jail the Python of graders.
+    sandbox_level: Level
     #: Unix seconds.
     started_at: int
 
@@ -38,11 +42,16 @@ def _get_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
 
 
+def _get_tools(request: Request) -> Tools:
+    return cast(Tools, request.app.state.grader_tools)
+
+
 def _absent_if_empty(value: str | None) -> str | None:
     return value or None
 
 
 ServerDependency = Annotated[Server, Depends(_get_server)]
+GraderTools = Annotated[Tools, Depends(_get_tools)]
 Limit = Annotated[int, Query(ge=1)]
 #: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
 QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]

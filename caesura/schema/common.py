@@ -62,10 +62,20 @@ def _check_unicode(value: str) -> str:
 #: JSON can spell half a surrogate pair; no database and no tokenizer takes one.
 Text = Annotated[str, AfterValidator(_check_unicode)]
 
-#: The branches of unions. A value's branch is chosen first, so that this one alone reports faults; the tags stand in
-#: pydantic's locations, but are no part of a field's path.
-NUMBER, AUTO, TEXT, LIST, SPEAKING, CALLING = "(number)", "(auto)", "(text)", "(list)", "(speaking)", "(calling)"
-TAGS = frozenset({NUMBER, AUTO, TEXT, LIST, SPEAKING, CALLING})
+
+def tag(name: str) -> str:
+    """The tag of a union's branch. It stands in pydantic's locations, but is no part of a field's path."""
+    return f"({name})"
+
+
+#: The branches of unions. A value's branch is chosen first, so that this one alone reports faults.
+NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN = map(tag, ("number", "auto", "text", "list", "map", "unknown"))
+SPEAKING, CALLING = tag("speaking"), tag("calling")
+INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO = map(tag, ("input_text", "input_image", "input_audio"))
+GRADER_TYPES = ("string_check", "text_similarity", "python", "score_model", "label_model", "endpoint", "multi")
+TAGS = frozenset(
+    {NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN, SPEAKING, CALLING, INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO}
+) | frozenset(map(tag, GRADER_TYPES))
 
 
 def _auto_or_number(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, Tag
 
 from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request, Text
+from caesura.schema.graders import AnyGrader
 
 Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
 BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)], AutoOrNumber]
@@ -25,9 +26,18 @@ class SupervisedMethod(Request):
     hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
 
 
+class ReinforcementMethod(Request):
+    """So far only its grader is looked at: training by it is not offered yet."""
+
+    grader: AnyGrader
+    hyperparameters: Any = None
+    response_format: Any = None
+
+
 class Method(Request):
-    type: Literal["supervised"]
+    type: Literal["supervised", "reinforcement"]
     supervised: SupervisedMethod = SupervisedMethod()
+    reinforcement: ReinforcementMethod | None = None
 
 
 class CreateJob(Request):

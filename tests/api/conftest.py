@@ -51,7 +51,7 @@ def settings(tmp_path: Path) -> Settings:
 def service(settings: Settings, http_server: HttpServer, client: OpenAI, http: httpx.Client) -> Iterator[Service]:
     service = build_service(settings, http_server, client, http)
     yield service
-    service.store.close()
+    service.close()
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def shared_service(
     service = build_service(settings, http_server, client, http)
     service.upload()
     yield service
-    service.store.close()
+    service.close()
 
 
 @pytest.fixture

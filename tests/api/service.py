@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from openai import OpenAI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from caesura.api.state import Server
 from caesura.app import build_app
 from caesura.executors import WorkerExit
+from caesura.graders.sandbox import Level, find_level
 from caesura.ids import new_token
 from caesura.inference.engine import ChatRequest, Finished, Piece, Text
 from caesura.jobs import Artifact, File, Job, Lease, Reason, TrainingState
@@ -74,6 +78,10 @@ class EngineDouble:
         finally:
             self.is_done.set()
 
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """The length of each text as the angle of its embedding: in radians, a hundred characters to one."""
+        return [[math.cos(len(text) / 100), math.sin(len(text) / 100)] for text in texts]
+
     async def close(self) -> None:
         pass
 
@@ -101,6 +109,7 @@ class HttpServer:
 
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
@@ -120,8 +129,16 @@ class HttpServer:
         self._thread.join()
         self._socket.close()
 
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """In the server's own loop, which it has once it has answered anything."""
+        if self._loop is None:
+            asyncio.run(work)
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self.app is not None
+        self._loop = asyncio.get_running_loop()
         await self.app(scope, receive, send)
 
 
@@ -130,11 +147,16 @@ class Service:
     """A server with an empty data folder. Its scheduler looks at the database when the test says so."""
 
     server: Server
-    app: ASGIApp
+    app: FastAPI
     engine: EngineDouble
     executor: ExecutorDouble
     client: OpenAI
     http: httpx.Client
+    http_server: HttpServer
+
+    def close(self) -> None:
+        self.http_server.run(self.app.state.grader_tools.close())
+        self.store.close()
 
     @property
     def store(self) -> Store:
@@ -199,14 +221,26 @@ class Service:
         return [key for key, _ in self.server.storage.list()]
 
 
-def build_service(settings: Settings, http_server: HttpServer, client: OpenAI, http: httpx.Client) -> Service:
+def build_service(
+    settings: Settings,
+    http_server: HttpServer,
+    client: OpenAI,
+    http: httpx.Client,
+    sandbox_level: Level | None = None,
+) -> Service:
     store = open_store(settings.data_dir)
     storage = LocalStorage(settings.data_dir / "blobs")
     executor, engine = ExecutorDouble(), EngineDouble()
     scheduler = Scheduler(store, storage, settings.slots, lambda _wake: executor)
-    server = Server(settings, store, storage, scheduler, engine, started_at=int(time.time()))
+    level = sandbox_level or find_sandbox_level()
+    server = Server(settings, store, storage, scheduler, engine, level, started_at=int(time.time()))
     http_server.app = app = build_app(server, KEY)
-    return Service(server, app, engine, executor, client, http)
+    return Service(server, app, engine, executor, client, http, http_server)
+
+
+@cache
+def find_sandbox_level() -> Level:
+    return find_level()
 
 
 def rows(number: int = 10, row: dict[str, Any] = ROW) -> bytes:

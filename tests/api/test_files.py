@@ -220,7 +220,7 @@ def test_a_setting_turns_base64_off(
     plain.finish(lease, 1)
 
     assert client.files.content(plain.store.jobs.get(job.id).result_files[0]).read() == RESULTS
-    plain.store.close()
+    plain.close()
 
 
 @pytest.mark.parametrize("num_bytes", [1, 2, 3, 4, 100])

@@ -265,7 +265,7 @@ def method(**hyperparameters: Any) -> dict[str, Any]:
             {"method": {"type": "dpo", "dpo": {}}},
             "method.type",
             "invalid_value",
-            "Invalid value: 'dpo'. Supported values are: 'supervised'.",
+            "Invalid value: 'dpo'. Supported values are: 'supervised' and 'reinforcement'.",
         ),
         ({"method": {}}, "method.type", "missing_required_parameter", "Missing required parameter: 'method.type'."),
         ({"method": "supervised"}, "method", "invalid_type", "Invalid type for 'method': expected an object, but got"),
@@ -273,7 +273,8 @@ def method(**hyperparameters: Any) -> dict[str, Any]:
             {"method": {"type": 1}},
             "method.type",
             "invalid_type",
-            "Invalid type for 'method.type': expected one of 'supervised', but got an integer instead.",
+            "Invalid type for 'method.type': expected one of 'supervised' and 'reinforcement', "
+            "but got an integer instead.",
         ),
         (
             {"method": {"type": "supervised", "dpo": {}}},
