@@ -117,7 +117,10 @@ class Zygote:
             return
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.close()
-        self._process.kill()
+        # The group: a bubblewrap that is killed while it starts leaves a half-made child, which waits for it for ever.
+        # Its number is not free before `_reap` has asked after the process.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         if self._descriptor is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
