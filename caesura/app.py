@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -31,6 +32,8 @@ from caesura.settings import Settings
 from caesura.storage import LocalStorage
 from caesura.store import open_store
 
+logger = logging.getLogger(__name__)
+
 #: In the data folder; only its owner may read it.
 API_KEY_FILE = "api_key"
 
@@ -46,6 +49,9 @@ def build_server(settings: Settings) -> Server:
     """Open what the server works with. Nothing runs yet."""
     store = open_store(settings.data_dir)
     storage = LocalStorage(settings.data_dir / "blobs")
+    sandbox_level = find_level()
+    told = logger.info if sandbox_level is Level.STRONG else logger.warning
+    told("Python graders are jailed at the level '%s' (docs/sandbox.md)", sandbox_level)
     scheduler = Scheduler(store, storage, settings.slots, lambda wake: LocalExecutor(settings, wake))
     return Server(
         settings=settings,
@@ -53,7 +59,7 @@ def build_server(settings: Settings) -> Server:
         storage=storage,
         scheduler=scheduler,
         engine=EngineProcess(settings),
-        sandbox_level=find_level(),
+        sandbox_level=sandbox_level,
         started_at=int(time.time()),
     )
 

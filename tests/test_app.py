@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from caesura.app import build_app, build_server, load_api_key
 from caesura.errors import SettingsInvalid
+from caesura.graders.sandbox import Level
 from caesura.settings import Settings
 from tests.api.service import EngineDouble, ExecutorDouble
 
@@ -25,6 +27,8 @@ ENDPOINTS = {
     "GET /v1/files/{file_id}",
     "DELETE /v1/files/{file_id}",
     "GET /v1/files/{file_id}/content",
+    "POST /v1/fine_tuning/alpha/graders/run",
+    "POST /v1/fine_tuning/alpha/graders/validate",
     "GET /v1/fine_tuning/jobs",
     "POST /v1/fine_tuning/jobs",
     "GET /v1/fine_tuning/jobs/{job_id}",
@@ -92,6 +96,19 @@ def test_the_scheduler_runs_as_long_as_the_application_and_all_is_closed_after_i
 
     asyncio.run(live())
     assert closed == ["engine", "store"]
+
+
+@pytest.mark.parametrize(("level", "shown_as"), [("strong", logging.INFO), ("kernel", logging.WARNING), ("none", 30)])
+def test_the_level_of_the_sandbox_is_logged_at_the_start(
+    level: str, shown_as: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("caesura.app.find_level", lambda: Level(level))
+    with caplog.at_level(logging.INFO, "caesura.app"):
+        server = build_server(settings)
+    server.store.close()
+
+    assert server.sandbox_level == level
+    assert [(record.levelno, f"'{level}'" in record.message) for record in caplog.records] == [(shown_as, True)]
 
 
 def test_a_key_is_made_at_the_first_start_and_kept_for_its_owner_alone(settings: Settings) -> None:
