@@ -22,20 +22,20 @@ def clean_environment() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http_server() -> Iterator[HttpServer]:
     server = HttpServer()
     yield server
     server.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(http_server: HttpServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{http_server.origin}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http(http_server: HttpServer) -> Iterator[httpx.Client]:
     """For what the official client does not let through."""
     with httpx.Client(base_url=http_server.origin, headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
@@ -54,7 +54,7 @@ def service(settings: Settings, http_server: HttpServer, client: OpenAI, http: h
     service.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_service(
     tmp_path_factory: pytest.TempPathFactory, http_server: HttpServer, client: OpenAI, http: httpx.Client
 ) -> Iterator[Service]:
