@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from caesura.errors import InvalidGrader
 from caesura.graders.grade import GraderFault
+from caesura.graders.syntax import parse
 
 MAX_CHARACTERS = 10_000
 #: Levels of the tree; a sum of n terms has n.
@@ -80,7 +81,9 @@ def parse_formula(text: str, param: str) -> Formula:
         )
     names: set[str] = set()
     try:
-        root = _compile(ast.parse(_translate(text), mode="eval").body, names, MAX_DEPTH)
+        tree = parse(_translate(text), "eval")
+        assert isinstance(tree, ast.Expression)
+        root = _compile(tree.body, names, MAX_DEPTH)
     except (SyntaxError, RecursionError, MemoryError) as error:
         # CPython tells of too deep a nesting by any of the three.
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"

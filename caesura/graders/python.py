@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from caesura.errors import InvalidGrader
 from caesura.graders.grade import GraderFault, Observation, Score
 from caesura.graders.sandbox import MAX_SOURCE_BYTES, RuntimeFault, Sandbox, SandboxFault
+from caesura.graders.syntax import parse
 
 _SHAPE = "def grade(sample, item): ..."
 
@@ -37,7 +38,7 @@ def check_source(source: str, param: str) -> None:
     if num_bytes > MAX_SOURCE_BYTES:
         raise InvalidGrader(f"The source has {num_bytes} bytes; at most {MAX_SOURCE_BYTES} are taken.", param=param)
     try:
-        tree = ast.parse(source, "grader.py")
+        tree = parse(source, "exec")
         compile(source, "grader.py", "exec", dont_inherit=True)
     except SyntaxError as error:
         raise InvalidGrader(f"The source does not compile: line {error.lineno}: {error.msg}.", param=param) from None
@@ -45,6 +46,7 @@ def check_source(source: str, param: str) -> None:
         # A null byte; or what CPython says to a nesting beyond its bounds.
         reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
         raise InvalidGrader(f"The source does not compile: {reason}.", param=param) from None
+    assert isinstance(tree, ast.Module)
     definitions = [node for node in tree.body if getattr(node, "name", None) == "grade"]
     if not definitions:
         raise InvalidGrader(f"The source has no function 'grade' at its top level: '{_SHAPE}'.", param=param)
