@@ -15,7 +15,7 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/pyright
 
-unit: .venv/installed-test
+unit: .venv/installed-test .venv/installed-node
 	$(BIN)/python -m pytest
 
 bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells; ARGS="--quick" for a look.
@@ -25,6 +25,10 @@ bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tel
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
+
+# OpenAI's client for Node. Where it cannot be had its tests are skipped, and say so.
+.venv/installed-node: tests/clients/node/package.json .venv/installed-test
+	-$(BIN)/python -m tests.clients.install && touch $@
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

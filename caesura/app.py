@@ -15,7 +15,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
-from caesura.api import chat, errors, files, graders, jobs, models
+from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses
+from caesura.api.admission import Admission
 from caesura.api.front import Front
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import SettingsInvalid
@@ -26,7 +27,9 @@ from caesura.graders.comparer import Comparer
 from caesura.graders.judges import Judges, find_judge
 from caesura.graders.sandbox import Level, Sandbox, find_level
 from caesura.ids import new_api_key, new_token
+from caesura.inference.engine import EmbedRequest
 from caesura.inference.process import EngineProcess
+from caesura.inference.remote import open_remote_engine
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import LocalStorage
@@ -48,17 +51,19 @@ class ApiKey:
 def build_server(settings: Settings) -> Server:
     """Open what the server works with. Nothing runs yet."""
     store = open_store(settings.data_dir)
-    storage = LocalStorage(settings.data_dir / "blobs")
+    blobs = settings.data_dir / "blobs"
+    storage = LocalStorage(blobs)
     sandbox_level = find_level()
     told = logger.info if sandbox_level is Level.STRONG else logger.warning
     told("Python graders are jailed at the level '%s' (docs/sandbox.md)", sandbox_level)
     scheduler = Scheduler(store, storage, settings.slots, lambda wake: LocalExecutor(settings, wake))
+    is_remote = settings.engine_url is not None
     return Server(
         settings=settings,
         store=store,
         storage=storage,
         scheduler=scheduler,
-        engine=EngineProcess(settings),
+        engine=open_remote_engine(settings, storage, blobs) if is_remote else EngineProcess(settings),
         sandbox_level=sandbox_level,
         started_at=int(time.time()),
     )
@@ -84,12 +89,13 @@ def build_app(server: Server, api_key: str) -> FastAPI:
         openapi_url=None,
     )
     app.state.server = server
+    app.state.admission = Admission(server.settings.max_answers)
     app.state.grader_tools = _build_tools(server, app, api_key)
     app.add_middleware(Front, api_key=api_key, organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, models, chat, graders):
+    for resource in (files, jobs, models, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app
@@ -104,6 +110,10 @@ def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
         headers={b"authorization": b"Bearer " + api_key.encode()},
         timeout=None,
     )
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        return (await server.engine.embed(EmbedRequest(texts))).vectors
+
     for name in settings.judges:
         find_judge(settings, name, is_own=False)  # a key that is missing is told at the start
     return Tools(
@@ -112,7 +122,7 @@ def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
         find_judge=lambda name: find_judge(settings, name, is_own=server.resolve_model(name) is not None),
         sandbox=None if server.sandbox_level is Level.NONE else Sandbox(server.sandbox_level),
         client=open_client(max_idle_connections=0),
-        embed=None if settings.embedding_model is None else server.engine.embed,
+        embed=None if settings.embedding_model is None else embed,
         allowed_private_hosts=tuple(settings.allowed_private_hosts),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import resource
 import shlex
 import socket
 import sys
@@ -118,9 +119,16 @@ def serve(settings: Settings) -> None:
                 _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
                 sys.stdout.flush()
 
+        raise_file_limit()
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
             Announcing(config).run(sockets=[listener])
+
+
+def raise_file_limit() -> None:
+    """As far as is allowed: every connection is an open file, and the soft limit is often no more than 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open(settings: Settings) -> tuple[ApiKey, ASGIApp]:

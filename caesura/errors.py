@@ -9,6 +9,7 @@
     ├── Forbidden               403
     ├── NotFound                404
     ├── TooLarge                413
+    ├── RateLimited             429  too many answers at once; healed by time
     ├── EngineUnavailable       503  healed by time: carries `retry_after_s`
     ├── DatabaseUnavailable     503  locked or away for longer than is waited for; healed by time
     ├── StorageUnavailable      507
@@ -93,6 +94,15 @@ class TooLarge(CaesuraError):
 
     status = 413
     type = "invalid_request_error"
+
+
+class RateLimited(CaesuraError):
+    """This server is making as many answers as it may at once. Please try again in a second."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+    retry_after_s = 1
 
 
 class EngineUnavailable(CaesuraError):

@@ -1,4 +1,5 @@
-"""Moves jobs on: validates new ones, launches workers into free slots, mends what lost its worker, sweeps blobs.
+"""Moves jobs on: validates new ones, launches workers into free slots, mends what lost its worker; sweeps blobs and old
+responses.
 
 It holds no truth: all it knows stands in the database, so it may be killed and started again at any time, and several
 may run at once over one database.
@@ -25,6 +26,8 @@ TICK_S = 0.5
 SWEEP_INTERVAL_S = 60.0
 #: A blob that no row names is left alone for so long: its row may be about to be written.
 SWEEP_GRACE_S = 900.0
+#: A stored response is kept for so long: 30 days.
+RESPONSE_LIFE_S = 30 * 86_400
 
 
 class Scheduler:
@@ -66,6 +69,7 @@ class Scheduler:
         self._launch()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
             self._sweep()
+            self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
             self._swept_at = time.monotonic()
 
     def _run(self) -> None:

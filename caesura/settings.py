@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     )
     lease_s: float = Field(default=10.0, gt=0, description="A worker silent for this long has lost its job.")
     save_interval_s: float = Field(default=5.0, gt=0, description="Seconds between saves of a job's training state.")
+    max_answers: int = Field(
+        default=256,
+        ge=1,
+        description="Answers in the making or waiting at once; beyond it requests are answered 429.",
+    )
     max_file_bytes: int = Field(default=512 * 2**20, ge=1, description="The largest file taken.")
     results_base64: bool = Field(
         default=True,
@@ -120,7 +125,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
     embedding_model: str | None = Field(
         default=None,
-        description="Embedding model of the cosine grader: a local folder, or an id on the Hugging Face hub.",
+        description="Embedding model of the cosine grader and of /v1/embeddings: a local folder, or an id on the hub.",
+    )
+    engine_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+",
+        description="Base URL of an OpenAI-compatible server that answers instead of the engine, "
+        "such as http://127.0.0.1:8001/v1.",
+    )
+    engine_api_key_env: str | None = Field(
+        default=None, description="The environment variable that holds that server's key; default: no key is sent."
     )
     models: dict[str, BaseModelSettings] = Field(
         default_factory=dict[str, BaseModelSettings], description="Base models by name."

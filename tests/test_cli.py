@@ -8,10 +8,8 @@ import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from caesura import __version__, cli
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.graders.sandbox import find_level
 from caesura.settings import Settings
-from tests.api.service import PATIENCE_S, wait_until
+from tests.api.service import wait_until
+from tests.serving import Starter
 from tests.test_settings import VALUES, plain, write_toml
 
 #: The API is to be ready this soon after its start, of a processor's time: other processes may hold this one up.
@@ -51,58 +50,11 @@ def has_ipv6() -> bool:
     return True
 
 
-@dataclass
-class Running:
-    """A server, and what it printed when it was ready."""
-
-    process: subprocess.Popen[str]
-    lines: list[str]
-
-    @property
-    def url(self) -> str:
-        return self.lines[0].removeprefix("Caesura is ready at ")
-
-    def exported(self) -> dict[str, str]:
-        """What a shell makes of the lines that it printed for one."""
-        script = "\n".join([*self.lines[1:], 'echo "$OPENAI_BASE_URL"', 'echo "$OPENAI_API_KEY"'])
-        url, key = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
-        return {"base_url": url, "api_key": key}
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def end(self, signal_number: signal.Signals) -> int:
-        self.process.send_signal(signal_number)
-        return self.process.wait(PATIENCE_S)
-
-
-class Starter:
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def __call__(self, *arguments: str, **environment: str) -> Running:
-        command = [sys.executable, "-m", "caesura.cli", "serve", *arguments]
-        values = {"CAESURA_PORT": "0", "CAESURA_DATA_DIR": str(self.data_dir), "CAESURA_WARM_SPARE": "false"}
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **values, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        assert process.stdout is not None
-        return Running(process, [process.stdout.readline().rstrip("\n") for _ in range(3)])
-
-
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Starter]:
     starter = Starter(tmp_path / "my [red] data")
     yield starter
-    for process in starter.processes:
-        process.kill()
-        process.communicate()
+    starter.close()
 
 
 def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: Starter) -> None:
@@ -125,8 +77,7 @@ def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: St
     children = running.children()
     assert running.end(signal.SIGINT) == 0
     assert not [child for child in children if child.is_running()]
-    _, log = running.process.communicate()
-    assert "Traceback" not in log
+    assert "Traceback" not in running.log
 
 
 def test_a_later_start_shows_where_the_key_is_and_not_the_key(serve: Starter) -> None:

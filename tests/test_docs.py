@@ -19,7 +19,10 @@ from caesura.api.front import OPEN_PATHS
 from caesura.data.rows import Row, parse_rows
 from caesura.jobs import Status, Told
 from caesura.schema.chat import CreateChatCompletion
+from caesura.schema.completions import CreateCompletion
+from caesura.schema.embeddings import CreateEmbeddings
 from caesura.schema.jobs import CreateJob
+from caesura.schema.responses import CreateResponse
 from caesura.settings import ENV_PREFIX, OPENAI_MODELS, Settings, load_settings
 from caesura.training.hyperparameters import base_learning_rate
 from caesura.worker.results import COLUMNS
@@ -106,6 +109,21 @@ def test_the_index_lists_every_endpoint_and_no_other() -> None:
 @pytest.mark.parametrize("name", CreateChatCompletion.model_fields)
 def test_a_parameter_of_chat_is_on_its_page(name: str) -> None:
     assert any(f"`{name}`" in cells[0] for cells in rows_of(page("chat.md")))
+
+
+@pytest.mark.parametrize("name", CreateResponse.model_fields)
+def test_a_parameter_of_responses_is_on_its_page(name: str) -> None:
+    assert any(f"`{name}`" in cells[0] for cells in rows_of(page("responses.md")))
+
+
+@pytest.mark.parametrize("name", CreateCompletion.model_fields)
+def test_a_parameter_of_completions_is_on_its_page(name: str) -> None:
+    assert any(f"`{name}`" in cells[0] for cells in rows_of(page("completions.md")))
+
+
+@pytest.mark.parametrize("name", CreateEmbeddings.model_fields)
+def test_a_parameter_of_embeddings_is_on_its_page(name: str) -> None:
+    assert any(f"`{name}`" in cells[0] for cells in rows_of(page("embeddings.md")))
 
 
 @pytest.mark.parametrize("name", CreateJob.model_fields)

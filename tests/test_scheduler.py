@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from caesura.errors import NotFound
 from caesura.executors import WorkerExit
 from caesura.jobs import Job, Status
 from caesura.scheduler import SWEEP_GRACE_S, Scheduler
 from caesura.settings import Settings
+from caesura.store.responses import StoredResponse
 from tests.world import World, example_rows, wait_until
 
 Rows = list[dict[str, Any]]
@@ -202,6 +204,19 @@ def test_the_sweep_takes_old_blobs_without_a_row_and_nothing_else(
     make_scheduler(world, executor).tick()
 
     assert {key for key, _ in world.storage.list()} == {young, job.training_blob}
+
+
+def test_responses_older_than_30_days_are_deleted(world: World, executor: FakeExecutor) -> None:
+    days_s = 30 * 24 * 3600
+    ages_s = {"resp_old": days_s + 60, "resp_young": days_s - 60}
+    for id, age_s in ages_s.items():
+        response = {"id": id, "created_at": int(time.time() - age_s), "previous_response_id": None}
+        world.store.responses.create(StoredResponse(response, []))
+    make_scheduler(world, executor).tick()
+
+    with pytest.raises(NotFound):
+        world.store.responses.get("resp_old")
+    assert world.store.responses.get("resp_young").response["id"] == "resp_young"
 
 
 def test_a_tick_that_fails_does_not_end_the_scheduler(

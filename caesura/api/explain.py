@@ -44,6 +44,9 @@ _BOUNDS = {
 _LENGTHS = {
     ("string_too_long", "string"): ("max_length", "string too long", "maximum length", "string_above_max_length"),
     ("string_too_short", "string"): ("min_length", "string too short", "minimum length", "string_below_min_length"),
+    # So pydantic calls it where the string has been checked otherwise before.
+    ("too_long", "string"): ("max_length", "string too long", "maximum length", "string_above_max_length"),
+    ("too_short", "string"): ("min_length", "string too short", "minimum length", "string_below_min_length"),
     ("too_long", "array"): ("max_length", "array too long", "maximum length", "array_above_max_length"),
     ("too_short", "array"): ("min_length", "array too short", "minimum length", "empty_array"),
     ("too_long", "object"): ("max_length", "too many properties", "at most", "object_above_max_properties"),

@@ -51,10 +51,13 @@ class Front:
                 headers["openai-version"] = API_VERSION
                 headers["openai-organization"] = self._organization
                 headers["openai-processing-ms"] = str(round((time.monotonic() - began) * 1000))
+                headers.update(own_headers)
             await send(message)
 
-        # For those who must tell of a fault after their answer has begun.
-        scope.setdefault("state", {})["request_id"] = request_id
+        own_headers: dict[str, str] = {}
+        # The id is for those who must tell of a fault after their answer has begun; into the headers an endpoint may
+        # write what every answer of its has, a fault too.
+        scope.setdefault("state", {}).update(request_id=request_id, headers=own_headers)
         scope["path"] = path = scope["path"].rstrip("/") or "/"
         told = f"request {request_id} ({scope['method']} {path})"
         try:

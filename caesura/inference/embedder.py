@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,6 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from caesura.errors import InvalidRequest
+from caesura.inference.engine import Embeddings
+from caesura.inference.prompt import check_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -49,28 +52,36 @@ class Embedder:
     #: Longer texts are cut.
     max_tokens: int
 
-    def embed(self, texts: list[str]) -> list[list[float]]:
-        """One embedding a text, of unit length: the mean over the last hidden states of its tokens, or the first of
-        them (`cls`). A text without tokens has zeros."""
-        batches = (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
-        return [embedding for batch in batches for embedding in self._embed_batch(batch).tolist()]
+    def embed(self, inputs: Sequence[str] | Sequence[list[int]]) -> Embeddings:
+        """The mean over the last hidden states of an input's tokens, or the first of them (`cls`)."""
+        batches = [self._embed_batch(inputs[start : start + BATCH_SIZE]) for start in range(0, len(inputs), BATCH_SIZE)]
+        vectors = [vector for vectors_BD, _ in batches for vector in vectors_BD.tolist()]
+        return Embeddings(vectors, sum(num_tokens for _, num_tokens in batches))
 
     @torch.inference_mode()
-    def _embed_batch(self, texts: list[str]) -> Tensor:
-        """Shape [B, hidden size]."""
+    def _embed_batch(self, inputs: Sequence[str] | Sequence[list[int]]) -> tuple[Tensor, int]:
+        """Shape [B, hidden size], and how many tokens were looked at."""
         device = next(self.model.parameters()).device
-        encoding = self.tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(device)
+        encoding = self._encode(inputs).to(device)
         if encoding["input_ids"].shape[1] == 0:
             config: Any = self.model.config
-            return torch.zeros(len(texts), config.hidden_size)
+            return torch.zeros(len(inputs), config.hidden_size), 0
         output: Any = self.model(**encoding)
         hidden_BTD: Tensor = output.last_hidden_state.float()
         mask_BT1 = encoding["attention_mask"].unsqueeze(-1).to(hidden_BTD.dtype)
         # Normalizing divides by the length of the text as well.
         pooled_BD = (hidden_BTD * mask_BT1).sum(1) if self.pooling == "mean" else hidden_BTD[:, 0]
-        return nn.functional.normalize(pooled_BD, dim=-1)
+        return nn.functional.normalize(pooled_BD, dim=-1), int(encoding["attention_mask"].sum())
+
+    def _encode(self, inputs: Sequence[str] | Sequence[list[int]]) -> Any:
+        cut = {"truncation": True, "max_length": self.max_tokens}
+        if isinstance(inputs[0], str):
+            return self.tokenizer(list(inputs), padding=True, padding_side="right", return_tensors="pt", **cut)
+        model: Any = self.model
+        token_ids: list[list[int]] = [list(given[: self.max_tokens]) for given in inputs if not isinstance(given, str)]
+        for given in token_ids:
+            check_token_ids(given, model.get_input_embeddings().num_embeddings, "input")
+        return self.tokenizer.pad({"input_ids": token_ids}, padding_side="right", return_tensors="pt")
 
 
 def load_embedder(path: str, device: torch.device) -> Embedder:

@@ -5,46 +5,68 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 
 from caesura.errors import InvalidRequest
 from caesura.inference.embedder import Embedder, load_embedder
+from caesura.inference.tools import ToolFormat, find_format
 from caesura.jobs import Artifact
-from caesura.models.loading import Base, choose_device, load_base
-from caesura.models.lora import Adapter, Layers, add_lora, from_files, set_adapter
+from caesura.models.decoding import Decoder, build_decoder
+from caesura.models.decoding.adapters import LoadedAdapter
+from caesura.models.loading import Base, ChatTokenizer, choose_device, load_base
+from caesura.models.lora import from_files
 from caesura.settings import Settings
 from caesura.storage import Storage, get_files
 
 logger = logging.getLogger(__name__)
 
-#: Adapters in memory are bounded by this, the one in use apart.
-MAX_ADAPTER_BYTES = 256 * 2**20
+#: Adapters in memory are bounded by this, those in use apart.
+MAX_ADAPTER_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A base model, ready to answer."""
+
+    base: Base
+    decoder: Decoder
+    #: How it calls tools; None: it does not.
+    tool_format: ToolFormat | None
 
 
 class Library:
-    """Used from one thread: a base model holds one adapter at a time."""
+    """Used from one thread."""
 
     def __init__(self, settings: Settings, storage: Storage, max_adapter_bytes: int = MAX_ADAPTER_BYTES) -> None:
         self._settings = settings
         self._storage = storage
         self._max_adapter_bytes = max_adapter_bytes
-        self._bases: dict[str, tuple[Base, Layers]] = {}
-        #: By the artifact's prefix, which is written once; the one used last comes last.
-        self._adapters: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()
+        self._bases: dict[str, Loaded] = {}
+        #: By the base's name and the artifact's prefix, which is written once; the one used last comes last.
+        self._adapters: OrderedDict[tuple[str, str], LoadedAdapter] = OrderedDict()
         self._embedder: Embedder | None = None
 
-    def use(self, base: str, adapter: Artifact | None) -> Base:
-        """The base model with that adapter set, until the next call.
+    def base(self, name: str) -> Loaded:
+        """The base model. Raises InvalidRequest when it cannot be loaded."""
+        if name not in self._bases:
+            self._bases[name] = self._load(name)
+        return self._bases[name]
 
-        Raises InvalidRequest when the base cannot be loaded, BlobDamaged when the adapter's files are not what
-        was written or do not fit the base.
+    def adapter(self, base: str, artifact: Artifact) -> LoadedAdapter:
+        """The adapter, for this base. It stays usable for whoever has it, also when it is dropped here.
+
+        Raises as `base`, and BlobDamaged when the adapter's files are not what was written or do not fit the base.
         """
-        if base not in self._bases:
-            self._bases[base] = self._load(base)
-        model, layers = self._bases[base]
-        set_adapter(layers, None if adapter is None else self._read(adapter))
-        return model
+        key = (base, artifact.prefix)
+        if key not in self._adapters:
+            decoder = self.base(base).decoder
+            self._adapters[key] = decoder.load(from_files(get_files(self._storage, artifact)))
+        self._adapters.move_to_end(key)
+        while len(self._adapters) > 1 and self._num_adapter_bytes() > self._max_adapter_bytes:
+            self._adapters.popitem(last=False)
+        return self._adapters[key]
 
     def embedder(self) -> Embedder:
         """The embedding model of the settings. Raises InvalidRequest when there is none, or it cannot be loaded."""
@@ -59,7 +81,7 @@ class Library:
             self._embedder = load_embedder(path, choose_device(self._settings.device))
         return self._embedder
 
-    def _load(self, name: str) -> tuple[Base, Layers]:
+    def _load(self, name: str) -> Loaded:
         settings = self._settings.bases().get(name)
         if settings is None:
             raise InvalidRequest(
@@ -71,19 +93,15 @@ class Library:
         device = choose_device(self._settings.device)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         base = load_base(name, settings, dtype, device)
-        layers = add_lora(base.model)
+        loaded = Loaded(base, build_decoder(base.model), find_format(_tool_template(base.tokenizer)))
         logger.info("loaded the base model '%s' in %.1f s", name, time.monotonic() - began_s)
-        return base, layers
-
-    def _read(self, artifact: Artifact) -> Adapter:
-        if artifact.prefix not in self._adapters:
-            files = get_files(self._storage, artifact)
-            num_bytes = sum(len(data) for data in files.values())
-            self._adapters[artifact.prefix] = from_files(files), num_bytes
-        self._adapters.move_to_end(artifact.prefix)
-        while len(self._adapters) > 1 and self._num_adapter_bytes() > self._max_adapter_bytes:
-            self._adapters.popitem(last=False)
-        return self._adapters[artifact.prefix][0]
+        return loaded
 
     def _num_adapter_bytes(self) -> int:
-        return sum(num_bytes for _, num_bytes in self._adapters.values())
+        return sum(adapter.num_bytes for adapter in self._adapters.values())
+
+
+def _tool_template(tokenizer: ChatTokenizer) -> str | None:
+    """The chat template that shows tools; some models have one for that alone."""
+    templates = tokenizer.chat_template
+    return templates.get("tool_use", templates.get("default")) if isinstance(templates, dict) else templates

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 
 from caesura.errors import EngineUnavailable
-from caesura.inference.engine import ChatRequest, Finished, Piece
-from caesura.inference.wire import decode_embeddings, decode_piece, encode_request, encode_texts
+from caesura.inference.engine import ChatRequest, CompletionRequest, Embeddings, EmbedRequest, Finished, Piece
+from caesura.inference.wire import decode_embeddings, decode_piece, encode_embed_request, encode_request
 from caesura.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,23 +50,25 @@ class EngineProcess:
         self._start: asyncio.Task[_Child] | None = None
         self._is_closed = False
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+    async def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
         child = await self._running()
+        num_unfinished = request.n
         async with (
             _death_is_unavailable(child),
-            child.client.stream("POST", "/chat", content=encode_request(request)) as response,
+            child.client.stream("POST", "/generate", content=encode_request(request)) as response,
         ):
             async for line in response.aiter_lines():
                 piece = decode_piece(line)
+                num_unfinished -= isinstance(piece, Finished)
                 yield piece
-                if isinstance(piece, Finished):
+                if not num_unfinished:
                     return
         raise EngineUnavailable("The inference engine broke off its answer. Please try again.")
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
+    async def embed(self, request: EmbedRequest) -> Embeddings:
         child = await self._running()
         async with _death_is_unavailable(child):
-            response = await child.client.post("/embed", content=encode_texts(texts))
+            response = await child.client.post("/embed", content=encode_embed_request(request))
         return decode_embeddings(response.text)
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
 """The engine's own process: `python -m caesura.inference.server --socket PATH`, started by `EngineProcess`.
 
     GET  /healthz   200 once it answers at all
-    POST /chat      a ChatRequest → the pieces of its answer, one a line; an error is a line too, and the last
-    POST /embed     texts → their embeddings, in one line, or an error
+    POST /generate  a request → the pieces of its answers, one a line; an error is a line too, and the last
+    POST /embed     inputs → their embeddings, in one line, or an error
 
 It ends when its standard input does, and so never outlives the process that holds the other end.
 """
@@ -10,12 +10,10 @@ It ends when its standard input does, and so never outlives the process that hol
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -29,10 +27,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from caesura.errors import CaesuraError
-from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.inference.engine import ChatRequest, CompletionRequest, EmbedRequest
+from caesura.inference.generation import Generation
 from caesura.inference.library import Library
-from caesura.inference.sampler import generate
-from caesura.inference.wire import decode_request, decode_texts, encode_embeddings, encode_error, encode_piece
+from caesura.inference.wire import (
+    decode_embed_request,
+    decode_request,
+    encode_embeddings,
+    encode_error,
+    encode_piece,
+)
 from caesura.logging import configure
 from caesura.settings import load_settings
 from caesura.storage import LocalStorage
@@ -43,95 +47,42 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_TIMEOUT_S = 1
 
 
-class GenerationThread:
-    """The one thread that computes. Requests get it in the order in which they came, each until its answer is done."""
+class GenerateEndpoint:
+    """`POST /generate`, as an ASGI application: only so can it see that a client left before there is an answer."""
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation")
-
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
-        """The answer to `request`. Closing the generator early frees the thread at the next token."""
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        has_left = threading.Event()
-
-        def work() -> None:
-            for piece in self._pieces(request):
-                if has_left.is_set():
-                    return
-                if piece != Text(""):
-                    loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        turn = self._thread.submit(work)
-        try:
-            while True:
-                piece = await pieces.get()
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-                if isinstance(piece, Finished):
-                    return
-        finally:
-            has_left.set()
-            turn.cancel()  # it may not have come yet
-
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """The embeddings. Cancelling it before its turn leaves the thread to the others."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: self._library.embedder().embed(texts))
-
-    def _pieces(self, request: ChatRequest) -> Iterator[Piece | Exception]:
-        """The answer; an exception ends it as its last piece."""
-        try:
-            base = self._library.use(request.base, request.adapter)
-            yield from generate(base, request)
-        except Exception as error:
-            yield error
-
-
-class ChatEndpoint:
-    """`POST /chat`, as an ASGI application: only so can it see that the client went away before there is an answer."""
-
-    def __init__(self, thread: GenerationThread) -> None:
-        self._thread = thread
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = decode_request(await Request(scope, receive).body())
-        async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_at_disconnect, receive, group.cancel_scope)
-            await self._answer(request, send)
-            group.cancel_scope.cancel()
+        await _unless_client_leaves(receive, self._answer(request, send))
 
-    async def _answer(self, request: ChatRequest, send: Send) -> None:
+    async def _answer(self, request: ChatRequest | CompletionRequest, send: Send) -> None:
         """Tell each piece. An error before the first one decides the status; a later one only ends the answer."""
         answer = _Answer(send)
         try:
-            async with aclosing(self._thread.chat(request)) as pieces:
+            async with aclosing(self._generation.generate(request)) as pieces:
                 async for piece in pieces:
                     await answer.tell(encode_piece(piece))
         except Exception as error:
-            await answer.tell_error(error, f"a chat with the base model '{request.base}'")
+            await answer.tell_error(error, f"a request to the base model '{request.base}'")
         await answer.end()
 
 
 class EmbedEndpoint:
-    """`POST /embed`, as an ASGI application, as `ChatEndpoint` is."""
+    """`POST /embed`, as an ASGI application, as `GenerateEndpoint` is."""
 
-    def __init__(self, thread: GenerationThread) -> None:
-        self._thread = thread
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        texts = decode_texts(await Request(scope, receive).body())
-        async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_at_disconnect, receive, group.cancel_scope)
-            await self._answer(texts, send)
-            group.cancel_scope.cancel()
+        request = decode_embed_request(await Request(scope, receive).body())
+        await _unless_client_leaves(receive, self._answer(request, send))
 
-    async def _answer(self, texts: list[str], send: Send) -> None:
+    async def _answer(self, request: EmbedRequest, send: Send) -> None:
         answer = _Answer(send)
         try:
-            await answer.tell(encode_embeddings(await self._thread.embed(texts)))
+            await answer.tell(encode_embeddings(await self._generation.embed(request)))
         except Exception as error:
             await answer.tell_error(error, "an embedding")
         await answer.end()
@@ -162,10 +113,16 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-async def _cancel_at_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+async def _unless_client_leaves(receive: Receive, work: Coroutine[None, None, None]) -> None:
+    async def run(scope: anyio.CancelScope) -> None:
+        await work
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, group.cancel_scope)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
 
 
 def healthz(_request: Request) -> Response:
@@ -173,12 +130,12 @@ def healthz(_request: Request) -> Response:
 
 
 def create_app(library: Library) -> Starlette:
-    thread = GenerationThread(library)
+    generation = Generation(library)
     return Starlette(
         routes=[
             Route("/healthz", healthz),
-            Route("/chat", ChatEndpoint(thread), methods=["POST"]),
-            Route("/embed", EmbedEndpoint(thread), methods=["POST"]),
+            Route("/generate", GenerateEndpoint(generation), methods=["POST"]),
+            Route("/embed", EmbedEndpoint(generation), methods=["POST"]),
         ]
     )
 

@@ -1,11 +1,37 @@
 """From tokens to text while an answer is being made: what can be told now, and what must be held back."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
+
+from caesura.models.loading import ChatTokenizer
 
 #: What a decoder puts in place of bytes that are no character, or are not one yet.
 REPLACEMENT = "\ufffd"
+
+Decode = Callable[[list[int]], str]
+
+
+def decoder_of(tokenizer: ChatTokenizer, markers: Collection[str] = ()) -> Decode:
+    """Tokens → text, without special tokens other than `markers`."""
+    fast: Any = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
+    if fast is None:
+        return lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True)
+    kept = {token_id: marker for marker in markers if (token_id := fast.token_to_id(marker)) is not None}
+    if not kept:
+        return lambda token_ids: fast.decode(token_ids)  # the wrapper round it takes ten times as long
+
+    def decode(token_ids: list[int]) -> str:
+        text, begin = "", 0
+        for place, token_id in enumerate(token_ids):
+            if token_id in kept:
+                text += fast.decode(token_ids[begin:place]) + kept[token_id]
+                begin = place + 1
+        return text + fast.decode(token_ids[begin:])
+
+    return decode
 
 
 class Detokenizer:
@@ -14,27 +40,27 @@ class Detokenizer:
     Not covered: a decoder that changes its mind about text of many tokens ago (Llama 2's, on bytes that are no UTF-8).
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._token_ids: list[int] = []
-        # Tokens up to `_told` are told. The piece before is decoded again with each new one: decoders treat
-        # the first token of a text apart (they drop its space).
-        self._context = 0
-        self._told = 0
+        # The tokens of the last piece told, and those after it. The piece before is decoded again with each new token:
+        # decoders treat the first token of a text apart (they drop its space).
+        self._known: list[int] = []
+        self._num_known_chars = 0
+        self._new: list[int] = []
 
     def add(self, token_id: int) -> str:
         """The text that `token_id` completes; empty in the middle of a character."""
-        self._token_ids.append(token_id)
+        self._new.append(token_id)
         text = self.rest()
         if not text or text.endswith(REPLACEMENT):
             return ""
-        self._context, self._told = self._told, len(self._token_ids)
+        self._known, self._new = self._new, []
+        self._num_known_chars = len(self._decode(self._known))
         return text
 
     def rest(self) -> str:
         """The text that is still held back: at the end, what never became a character."""
-        known = self._decode(self._token_ids[self._context : self._told])
-        return self._decode(self._token_ids[self._context :])[len(known) :]
+        return self._decode(self._known + self._new)[self._num_known_chars :]
 
 
 class StopStrings:
@@ -49,6 +75,8 @@ class StopStrings:
 
     def add(self, text: str) -> str:
         """The text that can be told now."""
+        if not self._stops:
+            return text
         self._held += text
         found_at = [index for stop in self._stops if (index := self._held.find(stop)) >= 0]
         self.found = bool(found_at)

@@ -1,4 +1,4 @@
-"""How requests, the pieces of an answer, embeddings and errors travel between the API's process and the engine's: one
+"""How requests, the pieces of answers, embeddings and errors travel between the API's process and the engine's: one
 line of JSON each. It is plain ASCII, because what reads lines takes other characters (U+2028 among them) for its end.
 """
 
@@ -13,24 +13,37 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from caesura.errors import BlobDamaged, CaesuraError, EngineUnavailable, InvalidRequest
-from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.inference.engine import (
+    ChatRequest,
+    CompletionRequest,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    Piece,
+    Text,
+    ToolArguments,
+    ToolCall,
+)
 
-_REQUEST = TypeAdapter(ChatRequest)
-_EMBEDDINGS = TypeAdapter(list[list[float]])
+_REQUESTS = {kind.__name__: TypeAdapter(kind) for kind in (ChatRequest, CompletionRequest)}
+_PIECES = {kind.__name__: TypeAdapter(kind) for kind in (Text, ToolCall, ToolArguments, Finished)}
+_EMBED_REQUEST = TypeAdapter(EmbedRequest)
+_EMBEDDINGS = TypeAdapter(Embeddings)
 #: The errors that keep their class on the way. Any other arrives as EngineUnavailable.
 _ERRORS = {error.__name__: error for error in (CaesuraError, InvalidRequest, BlobDamaged, EngineUnavailable)}
 
 
-def encode_request(request: ChatRequest) -> bytes:
-    return _line(asdict(request))
+def encode_request(request: ChatRequest | CompletionRequest) -> bytes:
+    return _line({type(request).__name__: asdict(request)})
 
 
-def decode_request(line: bytes) -> ChatRequest:
-    return _REQUEST.validate_python(json.loads(line))
+def decode_request(line: bytes) -> ChatRequest | CompletionRequest:
+    ((kind, value),) = json.loads(line).items()
+    return _REQUESTS[kind].validate_python(value)
 
 
 def encode_piece(piece: Piece) -> bytes:
-    return _line(asdict(piece))
+    return _line({type(piece).__name__: asdict(piece)})
 
 
 def encode_error(error: CaesuraError) -> bytes:
@@ -41,29 +54,26 @@ def encode_error(error: CaesuraError) -> bytes:
 def decode_piece(line: str) -> Piece:
     """The piece of the answer in `line`. Raises the error that it holds instead."""
     with _nonsense_is_unavailable():
-        match _value_in(line):
-            case {"text": str(text)}:
-                return Text(text)
-            case finished:
-                return Finished(**finished)
+        ((kind, value),) = _value_in(line).items()
+        return _PIECES[kind].validate_python(value)
 
 
-def encode_texts(texts: list[str]) -> bytes:
-    return _line(texts)
+def encode_embed_request(request: EmbedRequest) -> bytes:
+    return _line(asdict(request))
 
 
-def decode_texts(line: bytes) -> list[str]:
-    return json.loads(line)
+def decode_embed_request(line: bytes) -> EmbedRequest:
+    return _EMBED_REQUEST.validate_python(json.loads(line))
 
 
-def encode_embeddings(embeddings: list[list[float]]) -> bytes:
-    return _line(embeddings)
+def encode_embeddings(embeddings: Embeddings) -> bytes:
+    return _line(asdict(embeddings))
 
 
-def decode_embeddings(line: str) -> list[list[float]]:
+def decode_embeddings(line: str) -> Embeddings:
     """The embeddings in `line`. Raises the error that it holds instead."""
     with _nonsense_is_unavailable():
-        return _EMBEDDINGS.validate_python(_value_in(line), strict=True)
+        return _EMBEDDINGS.validate_python(_value_in(line))
 
 
 def _value_in(line: str) -> Any:
@@ -78,7 +88,7 @@ def _value_in(line: str) -> Any:
 def _nonsense_is_unavailable() -> Generator[None, None, None]:
     try:
         yield
-    except (ValueError, TypeError) as fault:
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
         raise EngineUnavailable(
             "The inference engine's answer makes no sense. The server's log may say why."
         ) from fault

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -47,12 +48,6 @@ class LoraLinear(nn.Module):
         self.lora_B: nn.Parameter | None = None
         self.scaling = 0.0
 
-    def in_out_features(self) -> tuple[int, int]:
-        weight = self.base.weight
-        assert isinstance(weight, Tensor)
-        rows, columns = weight.shape
-        return (rows, columns) if isinstance(self.base, Conv1D) else (columns, rows)
-
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         if self.lora_A is None or self.lora_B is None:
@@ -63,6 +58,7 @@ class LoraLinear(nn.Module):
 
 
 Layers = dict[str, LoraLinear]
+Wrapper = TypeVar("Wrapper", bound=nn.Module)
 
 
 def add_lora(model: nn.Module) -> Layers:
@@ -70,17 +66,32 @@ def add_lora(model: nn.Module) -> Layers:
 
     Until an adapter is set the model computes what it did. Raises InvalidRequest where there is no such layer.
     """
+    return wrap_linears(model, lambda _name, module: LoraLinear(module))
+
+
+def wrap_linears(model: nn.Module, wrap: Callable[[str, nn.Module], Wrapper]) -> dict[str, Wrapper]:
+    """Put what `wrap` makes in the place of every linear layer but the output head; returns it by module name.
+
+    Raises InvalidRequest where there is no such layer.
+    """
     get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
     head = get_head()
-    layers: Layers = {}
+    layers: dict[str, Wrapper] = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
             parent, _, child = name.rpartition(".")
-            layers[name] = LoraLinear(module)
+            layers[name] = wrap(name, module)
             setattr(model.get_submodule(parent), child, layers[name])
     if not layers:
         raise InvalidRequest("This model has no linear layers to adapt.", param="model", code="unsupported_model")
     return layers
+
+
+def in_out_features(linear: nn.Module) -> tuple[int, int]:
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
 
 
 def fresh_adapter(layers: Layers, rank: int, alpha: float, seed: int) -> Adapter:
@@ -88,10 +99,10 @@ def fresh_adapter(layers: Layers, rank: int, alpha: float, seed: int) -> Adapter
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        num_in, num_out = layer.in_out_features()
+        num_in, num_out = in_out_features(layer.base)
         uniform = torch.rand(rank, num_in, generator=generator) * 2 - 1
-        weights[_name_A(name)] = uniform / math.sqrt(num_in)
-        weights[_name_B(name)] = torch.zeros(num_out, rank)
+        weights[name_A(name)] = uniform / math.sqrt(num_in)
+        weights[name_B(name)] = torch.zeros(num_out, rank)
     return Adapter(rank, alpha, weights)
 
 
@@ -101,14 +112,14 @@ def set_adapter(layers: Layers, adapter: Adapter | None) -> None:
     Raises BlobDamaged when a layer's weights are missing or of the wrong shape; the layers are then unchanged.
     """
     if adapter is not None:
-        _check(layers, adapter)
+        check_fit(adapter, {name: in_out_features(layer.base) for name, layer in layers.items()})
     for name, layer in layers.items():
         if adapter is None:
             layer.lora_A = layer.lora_B = None
             continue
         device = next(layer.base.parameters()).device
-        layer.lora_A = _parameter(adapter.weights[_name_A(name)], device)
-        layer.lora_B = _parameter(adapter.weights[_name_B(name)], device)
+        layer.lora_A = _parameter(adapter.weights[name_A(name)], device)
+        layer.lora_B = _parameter(adapter.weights[name_B(name)], device)
         layer.scaling = adapter.alpha / adapter.rank
 
 
@@ -118,8 +129,8 @@ def get_adapter(layers: Layers, rank: int, alpha: float) -> Adapter:
     for name, layer in layers.items():
         assert layer.lora_A is not None
         assert layer.lora_B is not None
-        weights[_name_A(name)] = layer.lora_A.detach()
-        weights[_name_B(name)] = layer.lora_B.detach()
+        weights[name_A(name)] = layer.lora_A.detach()
+        weights[name_B(name)] = layer.lora_B.detach()
     return Adapter(rank, alpha, weights)
 
 
@@ -150,11 +161,11 @@ def from_files(files: dict[str, bytes]) -> Adapter:
     return Adapter(int(config["r"]), float(config["lora_alpha"]), safetensors.torch.load(files[ADAPTER_WEIGHTS]))
 
 
-def _name_A(module: str) -> str:
+def name_A(module: str) -> str:
     return f"{PREFIX}{module}.lora_A.weight"
 
 
-def _name_B(module: str) -> str:
+def name_B(module: str) -> str:
     return f"{PREFIX}{module}.lora_B.weight"
 
 
@@ -162,10 +173,10 @@ def _parameter(tensor: Tensor, device: torch.device) -> nn.Parameter:
     return nn.Parameter(tensor.to(device, torch.float32, copy=True))
 
 
-def _check(layers: Layers, adapter: Adapter) -> None:
-    for name, layer in layers.items():
-        num_in, num_out = layer.in_out_features()
-        lora_A, lora_B = adapter.weights.get(_name_A(name)), adapter.weights.get(_name_B(name))
+def check_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raises BlobDamaged when the weights of a layer are missing or of the wrong shape. `shapes`: (in, out) by name."""
+    for name, (num_in, num_out) in shapes.items():
+        lora_A, lora_B = adapter.weights.get(name_A(name)), adapter.weights.get(name_B(name))
         if lora_A is None or lora_B is None:
             raise BlobDamaged(f"The adapter has no weights for the layer '{name}'.")
         if lora_A.shape != (adapter.rank, num_in) or lora_B.shape != (num_out, adapter.rank):

@@ -70,12 +70,17 @@ def tag(name: str) -> str:
 
 #: The branches of unions. A value's branch is chosen first, so that this one alone reports faults.
 NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN = map(tag, ("number", "auto", "text", "list", "map", "unknown"))
-SPEAKING, CALLING = tag("speaking"), tag("calling")
+SPEAKING, CALLING, ANSWERING, FUNCTION = map(tag, ("speaking", "calling", "answering", "function"))
+REFUSAL, TOKENS, TOKEN_LISTS = map(tag, ("refusal", "tokens", "token_lists"))
 INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO = map(tag, ("input_text", "input_image", "input_audio"))
 GRADER_TYPES = ("string_check", "text_similarity", "python", "score_model", "label_model", "endpoint", "multi")
-TAGS = frozenset(
-    {NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN, SPEAKING, CALLING, INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO}
-) | frozenset(map(tag, GRADER_TYPES))
+#: Of Responses' items and formats.
+RESPONSE_TYPES = ("message", "function_call", "function_call_output", "reasoning", "json_object", "json_schema")
+TAGS = (
+    frozenset({NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN, INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO})
+    | frozenset({SPEAKING, CALLING, ANSWERING, FUNCTION, REFUSAL, TOKENS, TOKEN_LISTS})
+    | frozenset(map(tag, GRADER_TYPES + RESPONSE_TYPES))
+)
 
 
 def _auto_or_number(value: Any) -> str:
@@ -94,6 +99,18 @@ def _text_or_list(value: Any) -> str:
 #: Chooses between `AnyText` and a list tagged with LIST.
 TextOrList = Discriminator(_text_or_list)
 AnyText = Annotated[Text, Tag(TEXT)]
+
+
+def _text_or_tokens(value: Any) -> str:
+    if not isinstance(value, list):
+        return TEXT
+    first = cast(list[Any], value)[0] if value else None
+    return TOKEN_LISTS if isinstance(first, list) else TOKENS if isinstance(first, int) else LIST
+
+
+#: Chooses, by what a list begins with, between a text, a list of texts, of token ids, and of lists of those.
+TextOrTokens = Discriminator(_text_or_tokens)
+TokenList = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]

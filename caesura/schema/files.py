@@ -21,8 +21,8 @@ class FileObject(Answer):
 
 
 class Deleted(Answer):
-    """The answer to the deletion of a file or a model."""
+    """The answer to the deletion of a file, a model or a response."""
 
     id: str
-    object: Literal["file", "model"]
+    object: Literal["file", "model", "response"]
     deleted: Literal[True] = True

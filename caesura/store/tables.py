@@ -126,3 +126,16 @@ models = Table(
     Index("models_of_job", "job_id", "step"),
     sqlite_autoincrement=True,
 )
+
+responses = Table(
+    "responses",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    # No foreign key: a response outlives the one that it went on from.
+    Column("previous_response_id", String(64)),
+    Column("response", JSON, nullable=False),
+    Column("input_items", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)

@@ -24,7 +24,15 @@ from caesura.app import build_app
 from caesura.executors import WorkerExit
 from caesura.graders.sandbox import Level, find_level
 from caesura.ids import new_token
-from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.inference.engine import (
+    ChatRequest,
+    CompletionRequest,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    Piece,
+    Text,
+)
 from caesura.jobs import Artifact, File, Job, Lease, Reason, TrainingState
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
@@ -49,24 +57,30 @@ class Waiting:
 
 @dataclass
 class EngineDouble:
-    """Answers every request by `pieces`; an exception among them is raised. An answer that nobody closes stays open."""
+    """Answers the next requests by `next_pieces`, each by one list, and every other by `pieces`; an exception among
+    them is raised. An answer that nobody closes stays open.
+    """
 
     pieces: list[Piece | Exception | Waiting] = field(
         default_factory=lambda: [Text("Hello"), Text(" world"), Finished("stop", 5, 2)]
     )
-    requests: list[ChatRequest] = field(default_factory=list[ChatRequest])
+    next_pieces: list[list[Piece | Exception | Waiting]] = field(
+        default_factory=list[list[Piece | Exception | Waiting]]
+    )
+    requests: list[Any] = field(default_factory=list[Any])
+    embed_requests: list[EmbedRequest] = field(default_factory=list[EmbedRequest])
     answers: list[AsyncGenerator[Piece, None]] = field(default_factory=list[AsyncGenerator[Piece, None]])
     waits: threading.Event = field(default_factory=threading.Event)
     is_done: threading.Event = field(default_factory=threading.Event)
 
-    def chat(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+    def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
         self.requests.append(request)
-        self.answers.append(self._answer())
+        self.answers.append(self._answer(self.next_pieces.pop(0) if self.next_pieces else self.pieces))
         return self.answers[-1]
 
-    async def _answer(self) -> AsyncGenerator[Piece, None]:
+    async def _answer(self, pieces: list[Piece | Exception | Waiting]) -> AsyncGenerator[Piece, None]:
         try:
-            for piece in self.pieces:
+            for piece in pieces:
                 if isinstance(piece, Exception):
                     raise piece
                 if isinstance(piece, Waiting):
@@ -78,9 +92,12 @@ class EngineDouble:
         finally:
             self.is_done.set()
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """The length of each text as the angle of its embedding: in radians, a hundred characters to one."""
-        return [[math.cos(len(text) / 100), math.sin(len(text) / 100)] for text in texts]
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The length of each input as the angle of its embedding: in radians, a hundred characters to one."""
+        self.embed_requests.append(request)
+        lengths = [len(given) for given in request.inputs]
+        vectors = [[math.cos(length / 100), math.sin(length / 100)] for length in lengths]
+        return Embeddings(vectors, sum(lengths))
 
     async def close(self) -> None:
         pass

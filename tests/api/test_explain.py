@@ -14,6 +14,8 @@ from caesura.api.errors import answer_error
 from caesura.api.explain import MAX_QUOTED, explain, supported
 from caesura.schema.chat import CreateChatCompletion
 from caesura.schema.common import TAGS
+from caesura.schema.completions import CreateCompletion
+from caesura.schema.embeddings import CreateEmbeddings
 from caesura.schema.jobs import CreateJob
 
 #: Every string that JSON can spell, halves of surrogate pairs among them.
@@ -33,12 +35,18 @@ MESSAGES = st.lists(
     st.fixed_dictionaries(
         {},
         optional={
-            "role": st.sampled_from(["user", "assistant"]) | VALUES,
+            "role": st.sampled_from(["user", "assistant", "tool", "function"]) | VALUES,
+            "tool_calls": VALUES,
             "content": VALUES
-            | st.lists(st.fixed_dictionaries({"type": st.just("text") | VALUES}, optional={"text": VALUES})),
+            | st.lists(
+                st.fixed_dictionaries(
+                    {"type": st.sampled_from(["text", "refusal"]) | VALUES}, optional={"text": VALUES}
+                )
+            ),
         },
     )
 )
+TOOLS = st.lists(st.fixed_dictionaries({"type": st.just("function")}, optional={"function": VALUES}))
 
 
 def bodies(model: type[BaseModel], **special: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -71,9 +79,21 @@ def test_whatever_is_wrong_with_a_job_there_is_a_message(body: Any) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(bodies(CreateChatCompletion, messages=MESSAGES))
+@given(bodies(CreateChatCompletion, messages=MESSAGES, tools=TOOLS))
 def test_whatever_is_wrong_with_a_chat_there_is_a_message(body: Any) -> None:
     check(CreateChatCompletion, body)
+
+
+@settings(max_examples=50, deadline=None)
+@given(bodies(CreateCompletion))
+def test_whatever_is_wrong_with_a_completion_there_is_a_message(body: Any) -> None:
+    check(CreateCompletion, body)
+
+
+@settings(max_examples=50, deadline=None)
+@given(bodies(CreateEmbeddings))
+def test_whatever_is_wrong_with_embeddings_there_is_a_message(body: Any) -> None:
+    check(CreateEmbeddings, body)
 
 
 @settings(deadline=None)

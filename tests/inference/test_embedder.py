@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from caesura.errors import InvalidRequest
 from caesura.inference.embedder import BATCH_SIZE, Embedder, load_embedder
+from caesura.inference.engine import Embeddings
 from caesura.inference.library import Library
 from caesura.settings import EMBEDDED_BASE_PATH, Settings
 from caesura.storage import LocalStorage
@@ -36,6 +37,10 @@ def load(folder: Path) -> Embedder:
     return load_embedder(str(folder), torch.device("cpu"))
 
 
+def embed(folder: Path, inputs: list[str] | list[list[int]]) -> list[list[float]]:
+    return load(folder).embed(inputs).vectors
+
+
 def reference(folder: Path, text: str, *, pooling: str = "mean", max_tokens: int = 16) -> list[float]:
     """Plain transformers, one text at a time: no padding, no mask."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
@@ -55,10 +60,10 @@ def assert_close(found: list[list[float]], expected: list[list[float]]) -> None:
 def test_an_embedding_is_the_mean_over_the_tokens_of_its_text_alone(encoder: Path) -> None:
     assert len(TEXTS) > BATCH_SIZE
 
-    embeddings = load(encoder).embed(TEXTS)
+    vectors = embed(encoder, TEXTS)
 
-    assert_close(embeddings, [reference(encoder, text) for text in TEXTS])
-    assert torch.tensor(embeddings).norm(dim=-1).tolist() == pytest.approx([1.0] * len(TEXTS), abs=1e-6)
+    assert_close(vectors, [reference(encoder, text) for text in TEXTS])
+    assert torch.tensor(vectors).norm(dim=-1).tolist() == pytest.approx([1.0] * len(TEXTS), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_an_embedding_is_the_mean_over_the_tokens_of_its_text_alone(encoder: Pat
 def test_an_embedding_is_that_of_the_first_token_where_the_layout_says_so(layout: Path, config: dict[str, Any]) -> None:
     write(layout, "1_Pooling/config.json", config)
 
-    assert_close(load(layout).embed(TEXTS), [reference(layout, text, pooling="cls") for text in TEXTS])
+    assert_close(embed(layout, TEXTS), [reference(layout, text, pooling="cls") for text in TEXTS])
 
 
 @pytest.mark.parametrize(
@@ -76,18 +81,48 @@ def test_an_embedding_is_that_of_the_first_token_where_the_layout_says_so(layout
 def test_a_layout_that_says_mean_has_it(layout: Path, config: dict[str, Any]) -> None:
     write(layout, "1_Pooling/config.json", config)
 
-    assert_close(load(layout).embed(TEXTS[:3]), [reference(layout, text) for text in TEXTS[:3]])
+    assert_close(embed(layout, TEXTS[:3]), [reference(layout, text) for text in TEXTS[:3]])
 
 
 def test_texts_are_cut_to_the_length_that_the_layout_says(layout: Path) -> None:
     write(layout, "sentence_bert_config.json", {"max_seq_length": 5, "do_lower_case": False})
 
-    assert_close(load(layout).embed(TEXTS), [reference(layout, text, max_tokens=5) for text in TEXTS])
+    assert_close(embed(layout, TEXTS), [reference(layout, text, max_tokens=5) for text in TEXTS])
+
+
+def test_tokens_are_embedded_as_the_text_that_they_are(encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    texts = [text for text in TEXTS if len(tokenizer(text)["input_ids"]) <= 16]
+
+    assert_close(embed(encoder, [tokenizer(text)["input_ids"] for text in texts]), embed(encoder, texts))
+
+
+def test_tokens_are_cut_to_the_length_that_the_model_takes(encoder: Path) -> None:
+    embeddings = load(encoder).embed([[2, *[5] * 30], [2, 4, 3]])
+
+    assert embeddings.num_tokens == 16 + 3
+    assert embeddings.vectors == load(encoder).embed([[2, *[5] * 15], [2, 4, 3]]).vectors
+
+
+@pytest.mark.parametrize("token_id", [-1, len(WORDS) + 4])
+def test_a_token_that_the_model_does_not_have_is_refused(encoder: Path, token_id: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"{token_id}.*numbered 0 to {len(WORDS) + 3}") as raised:
+        embed(encoder, [[2], [2, token_id]])
+
+    assert raised.value.param == "input"
+
+
+def test_tokens_are_counted_without_padding_and_as_far_as_they_were_looked_at(encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+
+    num_tokens = load(encoder).embed(TEXTS).num_tokens
+
+    assert num_tokens == sum(min(16, len(tokenizer(text)["input_ids"])) for text in TEXTS)
 
 
 def test_no_text_has_no_embedding_and_an_empty_one_has(encoder: Path) -> None:
-    assert load(encoder).embed([]) == []
-    assert_close(load(encoder).embed([""]), [reference(encoder, "")])
+    assert load(encoder).embed([]) == Embeddings([], 0)
+    assert_close(embed(encoder, [""]), [reference(encoder, "")])
 
 
 def test_a_text_without_tokens_has_zeros() -> None:
@@ -96,9 +131,10 @@ def test_a_text_without_tokens_has_zeros() -> None:
 
     alone, beside = embedder.embed([""]), embedder.embed(["the cat", ""])
 
-    assert alone == [[0.0] * 256]
-    assert beside[1] == alone[0]
-    assert torch.tensor(beside[0]).norm().item() == pytest.approx(1, abs=1e-6)
+    assert alone == Embeddings([[0.0] * 256], 0)
+    assert beside.vectors[1] == alone.vectors[0]
+    assert embedder.embed([[]]) == alone
+    assert torch.tensor(beside.vectors[0]).norm().item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +156,7 @@ def test_the_modules_that_every_layout_has_are_taken(layout: Path) -> None:
     kinds = ("models.Transformer", "models.Pooling", "models.Normalize")
     write(layout, "modules.json", [{"type": f"sentence_transformers.{kind}"} for kind in kinds])
 
-    assert len(load(layout).embed(["cat"])) == 1
+    assert len(embed(layout, ["cat"])) == 1
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_without_its_path(

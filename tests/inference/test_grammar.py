@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from caesura.errors import InvalidRequest
 from caesura.inference.engine import ChatRequest, Finished, Text
@@ -19,6 +19,7 @@ from caesura.inference.grammar import Constraint, build_constraint
 from caesura.inference.sampler import encode_prompt, generate
 from caesura.models.loading import Base, forward_logits, load_base
 from caesura.settings import BaseModelSettings
+from tests.inference.bases import ROLE_TEMPLATE, llama_tokenizer, random_base
 
 SAMPLED = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=1.0, seed=7, max_tokens=400)
 PERSON = {
@@ -31,7 +32,6 @@ PERSON = {
     "required": ["name", "age", "likes"],
     "additionalProperties": False,
 }
-ROLE_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 names = st.text('abc_é"\\', min_size=1, max_size=4)
 scalars = st.one_of(
@@ -300,35 +300,3 @@ def test_tokenizers_that_mark_spaces_and_spell_bytes_are_held_too(tmp_path: Path
     for text in texts:
         check(text, schema)
     assert any(not text.isascii() for text in texts)
-
-
-def llama_tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama 2's: `▁` for a space, and a token for each byte, for what is no token of its own."""
-    tokens = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "▁"]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={token: index for index, token in enumerate(tokens)}, merges=[], unk_token="<unk>", byte_fallback=True
-        )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens(["<unk>", "</s>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", chat_template=ROLE_TEMPLATE)
-
-
-def random_base(folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> Base:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_hidden_layers=1,
-        intermediate_size=64,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return load_base("micro", BaseModelSettings(path=str(folder)), torch.float32, torch.device("cpu"))

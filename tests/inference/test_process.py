@@ -43,7 +43,7 @@ async def main():
     models = {"endless": {"path": sys.argv[1], "context_window": 10**9}}
     engine = EngineProcess(Settings(data_dir=Path(sys.argv[2]), models=models))
     request = ChatRequest("endless", None, [{"role": "user", "content": "Hi"}])
-    async for piece in engine.chat(request):
+    async for piece in engine.generate(request):
         print("answering", flush=True)
 
 asyncio.run(main())
@@ -74,7 +74,7 @@ def engine(shared_settings: Settings, runner: asyncio.Runner) -> Iterator[Engine
 
 
 async def answer(engine: EngineProcess, request: ChatRequest) -> list[Piece]:
-    return [piece async for piece in engine.chat(request)]
+    return [piece async for piece in engine.generate(request)]
 
 
 def servers() -> set[psutil.Process]:
@@ -200,7 +200,7 @@ def test_embeddings_wait_for_the_answer_before_them_and_a_cancelled_one_holds_up
     engine: EngineProcess, runner: asyncio.Runner
 ) -> None:
     async def run() -> tuple[bool, list[list[float]]]:
-        async with aclosing(engine.chat(ENDLESS)) as running:
+        async with aclosing(engine.generate(ENDLESS)) as running:
             await anext(running)
             waiting = asyncio.create_task(engine.embed(["the"]))
             await anext(running)
@@ -228,7 +228,7 @@ def test_without_an_embedding_model_the_engine_says_so(tmp_path: Path) -> None:
 
 def test_an_engine_killed_before_it_embeds_is_told(engine: EngineProcess, runner: asyncio.Runner) -> None:
     async def run() -> None:
-        async with aclosing(engine.chat(ENDLESS)) as running:
+        async with aclosing(engine.generate(ENDLESS)) as running:
             await anext(running)
             (server,) = servers()
             waiting = asyncio.create_task(engine.embed(["the"]))
@@ -243,7 +243,7 @@ def test_an_engine_killed_before_it_embeds_is_told(engine: EngineProcess, runner
 
 def test_leaving_early_frees_the_engine(engine: EngineProcess, runner: asyncio.Runner) -> None:
     async def run() -> list[Piece]:
-        async with aclosing(engine.chat(ENDLESS)) as pieces:
+        async with aclosing(engine.generate(ENDLESS)) as pieces:
             await anext(pieces)
         return await answer(engine, REQUEST)
 
@@ -254,7 +254,7 @@ def test_a_request_that_is_cancelled_while_it_waits_does_not_hold_up_the_next(
     engine: EngineProcess, runner: asyncio.Runner
 ) -> None:
     async def run() -> list[Piece]:
-        async with aclosing(engine.chat(ENDLESS)) as running:
+        async with aclosing(engine.generate(ENDLESS)) as running:
             await anext(running)
             waiting = asyncio.create_task(answer(engine, ENDLESS))
             await anext(running)
@@ -272,7 +272,7 @@ def test_an_engine_killed_in_the_middle_of_an_answer_is_told_and_replaced_by_the
         before = await answer(engine, REQUEST)
         (server,) = servers()
         folder = socket_folder(server)
-        async with aclosing(engine.chat(ENDLESS)) as pieces:
+        async with aclosing(engine.generate(ENDLESS)) as pieces:
             await anext(pieces)
             server.kill()
             with pytest.raises(EngineUnavailable, match="stopped unexpectedly"):
@@ -290,7 +290,7 @@ def test_an_engine_killed_in_the_middle_of_an_answer_is_told_and_replaced_by_the
 def test_closing_ends_answers_in_the_making(shared_settings: Settings) -> None:
     async def run() -> None:
         engine = EngineProcess(shared_settings)
-        async with aclosing(engine.chat(ENDLESS)) as pieces:
+        async with aclosing(engine.generate(ENDLESS)) as pieces:
             await anext(pieces)
             closing = asyncio.create_task(engine.close())
             with pytest.raises(EngineUnavailable):

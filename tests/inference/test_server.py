@@ -47,7 +47,7 @@ def recording(settings: Settings, storage: Storage) -> RecordingLibrary:
 
 
 async def finish(thread: GenerationThread, request: ChatRequest) -> Finished:
-    *_, finished = [piece async for piece in thread.chat(request)]
+    *_, finished = [piece async for piece in thread.generate(request)]
     assert isinstance(finished, Finished)
     return finished
 
@@ -113,7 +113,7 @@ def test_requests_are_answered_in_the_order_in_which_they_came(library: Library)
 def test_leaving_early_frees_the_thread(library: Library) -> None:
     async def run() -> Finished:
         thread = GenerationThread(library)
-        async with aclosing(thread.chat(ENDLESS)) as pieces:
+        async with aclosing(thread.generate(ENDLESS)) as pieces:
             await anext(pieces)
         return await finish(thread, REQUEST)
 
@@ -123,7 +123,7 @@ def test_leaving_early_frees_the_thread(library: Library) -> None:
 def test_a_request_that_left_while_it_waited_never_gets_a_turn(recording: RecordingLibrary) -> None:
     async def run() -> None:
         thread = GenerationThread(recording)
-        async with aclosing(thread.chat(ENDLESS)) as running:
+        async with aclosing(thread.generate(ENDLESS)) as running:
             await anext(running)
             waiting = asyncio.create_task(finish(thread, replace(REQUEST, base="never used")))
             await asyncio.sleep(0)  # it stands in the queue now
@@ -152,7 +152,7 @@ def test_a_client_that_goes_away_before_its_turn_is_forgotten(recording: Recordi
     async def run() -> Client:
         thread = GenerationThread(recording)
         client = Client(replace(REQUEST, base="never used"))
-        async with aclosing(thread.chat(ENDLESS)) as running:
+        async with aclosing(thread.generate(ENDLESS)) as running:
             await anext(running)
             client.leave()
             await client.ask(ChatEndpoint(thread))
@@ -226,7 +226,7 @@ def test_a_client_that_goes_away_before_its_texts_have_their_turn_is_forgotten(r
     async def run() -> Client:
         thread = GenerationThread(recording)
         client = Client(["the"])
-        async with aclosing(thread.chat(ENDLESS)) as running:
+        async with aclosing(thread.generate(ENDLESS)) as running:
             await anext(running)
             client.leave()
             await client.ask(EmbedEndpoint(thread))

@@ -1,0 +1,124 @@
+"""Adapters in one forward pass of rows that use different ones.
+
+Rows are sorted into groups by their adapter: G groups of at most M rows, filled up to M with rows whose result is not
+used. A layer's low-rank product is then two batched matrix products, [G, M, in] · [G, in, rank] · [G, rank, out], which
+read each adapter once and multiply no row with an adapter that is not its own.
+
+A projection is what has one input: a linear layer, or several whose outputs stand side by side. P: its layers.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caesura.models.lora import Adapter, check_fit, name_A, name_B
+
+#: The names of a projection's modules.
+Names = tuple[str, ...]
+#: From each projection to the (in, out) of its modules' weights.
+Projections = Mapping[Names, Sequence[tuple[int, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The adapter's part of a projection, [in, P · rank] and for each of its modules [rank, out]."""
+
+    down: Tensor
+    ups: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedAdapter:
+    """An adapter on the base's device, in the base's dtype, with alpha / rank in it."""
+
+    rank: int
+    num_bytes: int
+    by_projection: dict[Names, LowRank]
+
+
+def load_adapter(adapter: Adapter, projections: Projections, dtype: torch.dtype, device: torch.device) -> LoadedAdapter:
+    """Raises BlobDamaged when a layer's weights are missing or of the wrong shape."""
+    check_fit(
+        adapter,
+        {name: shape for names in projections for name, shape in zip(names, projections[names], strict=True)},
+    )
+    scaling = adapter.alpha / adapter.rank
+    loaded: dict[Names, LowRank] = {}
+    for names in projections:
+        down = torch.cat([adapter.weights[name_A(name)].t() for name in names], dim=1)
+        ups = [(adapter.weights[name_B(name)] * scaling).t() for name in names]
+        loaded[names] = LowRank(
+            down.to(device, dtype).contiguous(), tuple(up.to(device, dtype).contiguous() for up in ups)
+        )
+    num_bytes = sum(part.down.nbytes + sum(up.nbytes for up in part.ups) for part in loaded.values())
+    return LoadedAdapter(adapter.rank, num_bytes, loaded)
+
+
+class Groups:
+    """The rows of a forward pass, sorted by adapter. Only rows that share one may have more than one token."""
+
+    def __init__(self, adapters: Sequence[LoadedAdapter | None], device: torch.device) -> None:
+        distinct = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
+        members = [[row for row, own in enumerate(adapters) if own is adapter] for adapter in distinct]
+        self._num_groups = len(distinct)
+        self._size = max(map(len, members), default=0)
+        filled = [row for group in members for row in group + group[:1] * (self._size - len(group))]
+        #: The rows in order of their groups; None: they are so already, and all groups are full.
+        self._rows: Tensor | None = None
+        if filled != list(range(len(adapters))):
+            places = {row: g * self._size + m for g, group in enumerate(members) for m, row in enumerate(group)}
+            self._rows = torch.tensor(filled, dtype=torch.long, device=device)
+            #: The rows that use an adapter, and where in the groups each of them is.
+            self._users = torch.tensor(list(places), dtype=torch.long, device=device)
+            self._places = torch.tensor(list(places.values()), dtype=torch.long, device=device)
+        #: By projection, [G, in, P · rank] and for each module [G, rank, out].
+        self._parts: dict[Names, LowRank] = {}
+        if distinct:
+            rank = max(adapter.rank for adapter in distinct)
+            for names in distinct[0].by_projection:
+                self._parts[names] = _stack([adapter.by_projection[names] for adapter in distinct], rank)
+
+    def add_to(self, y_MO: Tensor, x_MI: Tensor, names: Names) -> None:
+        """Add to `y_MO` what the adapters make of `x_MI` in the projection `names`. M: the tokens of all rows, row by
+        row.
+        """
+        if not self._num_groups:
+            return
+        if self._rows is None:
+            self._accumulate(y_MO.unflatten(0, (self._num_groups, -1)), x_MI, self._parts[names])
+            return
+        y_GMO = y_MO.new_zeros(self._num_groups, self._size, y_MO.shape[1])
+        self._accumulate(y_GMO, x_MI.index_select(0, self._rows), self._parts[names])
+        y_MO.index_add_(0, self._users, y_GMO.flatten(0, 1).index_select(0, self._places))
+
+    def _accumulate(self, y_GMO: Tensor, x_MI: Tensor, part: LowRank) -> None:
+        down_GMR = x_MI.unflatten(0, (self._num_groups, -1)).bmm(part.down)
+        if len(part.ups) == 1:
+            y_GMO.baddbmm_(down_GMR, part.ups[0])
+            return
+        begin = 0
+        for part_GMR, up_GRO in zip(down_GMR.chunk(len(part.ups), dim=2), part.ups, strict=True):
+            end = begin + up_GRO.shape[2]
+            y_GMO[:, :, begin:end].baddbmm_(part_GMR, up_GRO)
+            begin = end
+
+
+def _stack(parts: Sequence[LowRank], rank: int) -> LowRank:
+    """The parts of several adapters, filled with zeros up to one rank."""
+    if len(parts) == 1:
+        return LowRank(parts[0].down.unsqueeze(0), tuple(up.unsqueeze(0) for up in parts[0].ups))
+    first = parts[0]
+    num_modules = len(first.ups)
+    down_GIPR = first.down.new_zeros(len(parts), len(first.down), num_modules, rank)
+    ups_GRO = tuple(up.new_zeros(len(parts), rank, up.shape[1]) for up in first.ups)
+    for group, part in enumerate(parts):
+        down_IPR = part.down.unflatten(1, (num_modules, -1))
+        down_GIPR[group, :, :, : down_IPR.shape[2]] = down_IPR
+        for up_GRO, up in zip(ups_GRO, part.ups, strict=True):
+            up_GRO[group, : len(up)] = up
+    return LowRank(down_GIPR.flatten(2), ups_GRO)
