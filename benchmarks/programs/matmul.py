@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.programs import arguments, finish
 from caesura.models.loading import load_base
-from caesura.models.lora import add_lora
+from caesura.models.lora import add_lora, in_out_features
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings
 from caesura.training.plan import LORA_RANK
 
@@ -25,7 +25,7 @@ def main() -> None:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     }
     base = load_base(EMBEDDED_BASE, BaseModelSettings(path=str(EMBEDDED_BASE_PATH)), torch.float32, torch.device("cpu"))
-    num_lora = sum(LORA_RANK * sum(layer.in_out_features()) for layer in add_lora(base.model).values())
+    num_lora = sum(LORA_RANK * sum(in_out_features(layer.base)) for layer in add_lora(base.model).values())
     finish({"gflops": gflops, "num_parameters": base.num_parameters, "num_lora_parameters": num_lora})
 
 

@@ -101,7 +101,7 @@ def _shorten(vectors: Sequence[Sequence[float]], dimensions: int, name: str) -> 
     shortened: list[list[float]] = []
     for vector in vectors:
         length = math.hypot(*vector[:dimensions]) or 1.0
-        shortened.append([number for number in vector[:dimensions]])
+        shortened.append([number / length for number in vector[:dimensions]])
     return shortened
 
 

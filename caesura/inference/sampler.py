@@ -14,7 +14,6 @@ from caesura.inference.draw import Draw, Drawn
 from caesura.inference.engine import Piece
 from caesura.inference.prompt import Prompt
 from caesura.models.decoding import Decoder
-from caesura.models.decoding.adapters import LoadedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +48,12 @@ class Sampler:
         self._max_rows = max_rows
 
     def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[Sequence[int]],
-        parameters: Parameters,
-        adapter: LoadedAdapter | None = None,
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], parameters: Parameters
     ) -> list[list[Sample]]:
         """For each prompt a sample for each of its seeds. Seeds are integers of 64 bits, signed."""
         growing = [
             [_Growing(prompt, seed, parameters) for seed in its_seeds]
-            for prompt, its_seeds in (
-                (Prompt(list(token_ids), adapter), its_seeds)
-                for token_ids, its_seeds in zip(prompts, seeds, strict=True)
-            )
+            for prompt, its_seeds in zip(prompts, seeds, strict=True)
         ]
         waiting = [one for group in growing for one in group]
         batch: Batch[_Growing] = Batch(self._decoder, self._max_rows)

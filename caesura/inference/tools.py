@@ -196,12 +196,13 @@ class ToolScanner:
             self._run.append(self._held)
         return self._take_events()
 
-    # Each of these reads a part of the answer. Those of JSON are told its first character, which is read.
+    # Each of these reads a part of the answer. Those that are given a character go on from it: it is read already.
 
     def _read(self) -> _Reading[str]:
         char = self._unread.popleft() if self._unread else (yield)
         self._held += char
-        self._unparsed += char
+        if self._is_in_block:
+            self._unparsed += char
         return char
 
     def _read_past_whitespace(self) -> _Reading[str]:
@@ -297,8 +298,6 @@ class ToolScanner:
             if name not in self._names:
                 raise _Broken
             self._name = name
-            if self._early_arguments:
-                self._begin_call()
         elif key in _ARGUMENTS_KEYS and not self._is_begun and not self._early_arguments:
             if char != "{":
                 raise _Broken

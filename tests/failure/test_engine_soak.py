@@ -23,8 +23,9 @@ NUM_REQUESTS = 10_000
 NUM_WARMING_UP = 2_000
 NUM_CLIENTS = 32
 NUM_SEEDS = 40
-#: Memory after all requests, by that after warming up.
-MAX_GROWTH = 1.05
+#: Memory after all requests, by that after warming up. The engine's follows the widest batch that came together.
+MAX_API_GROWTH = 1.05
+MAX_ENGINE_GROWTH = 1.1
 QUESTION = [{"role": "user", "content": "Hi"}]
 STRANGE = [{"role": "stranger", "content": "Hi"}]
 #: More than the micro model's context window.
@@ -121,6 +122,12 @@ def has_no_connections(process: psutil.Process) -> bool:
     return not [connection for connection in process.net_connections("tcp") if connection.raddr]
 
 
+def num_places_of_others(client: httpx.Client) -> int:
+    headers = client.post("/chat/completions", json=body_of(3)).headers
+    limit, remaining = (int(headers[f"x-ratelimit-{name}-requests"]) for name in ("limit", "remaining"))
+    return limit - remaining - 1
+
+
 def faults_in(log: str) -> list[str]:
     """The log's errors; but not asyncio's own, which tells of a read from the engine's socket that was given up in the
     moment when there was something to read: anyio leaves it to find that out, and nothing comes of it."""
@@ -141,14 +148,13 @@ def test_ten_thousand_chats_leave_no_memory_no_files_and_no_places_behind_and_th
     wait_until(lambda: has_no_connections(api), "the server to have closed its connections")
 
     assert server.children() == [engine]
-    for process in (api, engine):
+    for process, max_growth in ((api, MAX_API_GROWTH), (engine, MAX_ENGINE_GROWTH)):
         wait_until(lambda process=process: process.num_fds() <= before[process].num_files, "files to be closed")
-        assert footprint(process).rss_bytes <= before[process].rss_bytes * MAX_GROWTH
+        assert footprint(process).rss_bytes <= before[process].rss_bytes * max_growth
     assert [len(texts) for texts in soak.texts.values()] == [1] * NUM_SEEDS
     assert faults_in(server.log) == []
 
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
         last = client.post("/chat/completions", json=body_of(3))
         assert {last.json()["choices"][0]["message"]["content"]} == soak.texts[3]
-        limit, remaining = (int(last.headers[f"x-ratelimit-{name}-requests"]) for name in ("limit", "remaining"))
-        assert remaining == limit - 1  # all but its own
+        wait_until(lambda: num_places_of_others(client) == 0, "the places to be given back")

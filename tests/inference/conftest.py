@@ -19,9 +19,10 @@ WORDS = ("the", "cat", "sat", "on", "mat", "dog")
 
 @pytest.fixture
 def settings(micro_model: Path, tmp_path: Path) -> Settings:
-    """The bases `micro`, and `endless`: the same, but its answers go on until they are broken off."""
+    """The bases `micro`, and `endless` and `boundless`: the same, but their answers go on until they are broken off."""
     path = str(micro_model)
-    models = {"micro": {"path": path}, "endless": {"path": path, "context_window": 10**9}}
+    endless = {"path": path, "context_window": 10**9}
+    models = {"micro": {"path": path}, "endless": endless, "boundless": endless}
     return Settings.model_validate({"data_dir": tmp_path, "models": models})
 
 

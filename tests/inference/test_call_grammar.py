@@ -137,6 +137,7 @@ def test_a_named_function_is_the_only_one_that_is_called(base: Base, format: Too
     [
         (HERMES, '\n{"name": "greet_all", "arguments": {"peo'),
         (HERMES, '{"name":"gre'),
+        (HERMES, '{"name": "stop", "arguments": {}}\n'),
         (MISTRAL, ' [{"name": "stop", "arguments": {}}, {"name": "weiß", "arguments": {"of": "é'),
         (MISTRAL, ""),
         (LLAMA, '{"name": "weiß", "parameters": {"of": "</tool_call>"}}; '),

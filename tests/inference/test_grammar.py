@@ -14,12 +14,13 @@ from tokenizers import AddedToken
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from caesura.errors import InvalidRequest
-from caesura.inference.engine import ChatRequest, Finished, Text
+from caesura.inference.engine import ChatRequest, Finished
 from caesura.inference.grammar import Constraint, build_constraint
-from caesura.inference.sampler import encode_prompt, generate
-from caesura.models.loading import Base, forward_logits, load_base
+from caesura.inference.prompt import encode_prompt
+from caesura.models.loading import Base, load_base
 from caesura.settings import BaseModelSettings
 from tests.inference.bases import ROLE_TEMPLATE, llama_tokenizer, random_base
+from tests.inference.making import finish_of, greedy_ids, library_of, make, plain_model, text_of
 
 SAMPLED = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=1.0, seed=7, max_tokens=400)
 PERSON = {
@@ -92,9 +93,8 @@ def base(micro_model: Path) -> Base:
 
 
 def answer(base: Base, request: ChatRequest) -> tuple[str, Finished]:
-    *texts, finished = generate(base, request)
-    assert isinstance(finished, Finished)
-    return "".join(text.text for text in texts if isinstance(text, Text)), finished
+    pieces = make(library_of(base), request)
+    return text_of(pieces), finish_of(pieces)
 
 
 def check(text: str, schema: Any) -> None:
@@ -128,13 +128,12 @@ def test_the_likeliest_tokens_that_are_allowed_are_taken_at_temperature_0(base: 
     assert finished.finish_reason == "stop"
 
 
-def test_an_end_token_cannot_come_before_the_answer_is_whole(base: Base) -> None:
+def test_an_end_token_cannot_come_before_the_answer_is_whole(base: Base, micro_model: Path) -> None:
     """Here the end token is the one that the model likes best."""
-    prompt = torch.tensor([encode_prompt(base, SAMPLED)])
-    likeliest = int(forward_logits(base.model, prompt, torch.tensor([prompt.shape[1] - 1])).argmax())
-    ending = replace(base, eos_token_ids=frozenset({likeliest}))
+    prompt_ids = encode_prompt(base, SAMPLED, 2048)
+    ending = replace(base, eos_token_ids=frozenset(greedy_ids(plain_model(micro_model), prompt_ids, 1)))
     greedy = replace(SAMPLED, temperature=0)
-    assert answer(ending, greedy) == ("", Finished("stop", prompt.shape[1], 1))
+    assert answer(ending, greedy) == ("", Finished("stop", len(prompt_ids), 1))
 
     text, finished = answer(ending, replace(greedy, json_schema=PERSON))
 

@@ -21,12 +21,13 @@ import uvloop
 
 from caesura.errors import BlobDamaged, EngineUnavailable, InvalidRequest
 from caesura.inference import process
-from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.inference.embedding import prepare_embeddings
+from caesura.inference.engine import ChatRequest, CompletionRequest, Embeddings, EmbedRequest, Finished, Piece
 from caesura.inference.library import Library
 from caesura.inference.process import EngineProcess
-from caesura.inference.sampler import generate
 from caesura.settings import Settings
 from caesura.storage import LocalStorage, put_files
+from tests.inference.making import make, text_of
 
 REQUEST = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=0, max_tokens=20)
 ENDLESS = replace(REQUEST, base="endless", max_tokens=None)
@@ -73,7 +74,7 @@ def engine(shared_settings: Settings, runner: asyncio.Runner) -> Iterator[Engine
     runner.run(engine.close())
 
 
-async def answer(engine: EngineProcess, request: ChatRequest) -> list[Piece]:
+async def answer(engine: EngineProcess, request: ChatRequest | CompletionRequest) -> list[Piece]:
     return [piece async for piece in engine.generate(request)]
 
 
@@ -100,10 +101,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def has_ended(server: psutil.Process) -> bool:
     return not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
-
-
-def text_of(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces if isinstance(piece, Text))
 
 
 def test_the_part_that_the_api_uses_imports_no_torch() -> None:
@@ -139,19 +136,29 @@ def test_one_process_is_started_by_the_first_requests_and_ended_by_close(
         runner.run(run())
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(REQUEST, tools=[{"type": "function", "function": {"name": "f"}}]),
+        replace(REQUEST, temperature=1.0, seed=7, n=3, frequency_penalty=0.5, logit_bias={7: 2.0}),
+        replace(REQUEST, json_schema={"type": "array", "items": {"type": "null"}, "maxItems": 3}, top_logprobs=2),
+        CompletionRequest("micro", None, "U+2028 \u2028", temperature=0, max_tokens=5, echo=True, top_logprobs=1),
+        CompletionRequest("micro", None, [5, 6], temperature=0, max_tokens=0, echo=True, n=2),
+    ],
+)
 def test_the_answer_is_the_one_made_in_this_process(
-    engine: EngineProcess, runner: asyncio.Runner, shared_settings: Settings, adapters: list[dict[str, bytes]]
+    engine: EngineProcess,
+    runner: asyncio.Runner,
+    shared_settings: Settings,
+    adapters: list[dict[str, bytes]],
+    request_: ChatRequest | CompletionRequest,
 ) -> None:
     storage = LocalStorage(shared_settings.data_dir / "blobs")
     library = Library(shared_settings, storage)
     for adapter in (None, put_files(storage, "adapters", adapters[0])):
-        request = replace(REQUEST, adapter=adapter, tools=[{"type": "function", "function": {"name": "f"}}])
+        request = replace(request_, adapter=adapter)
 
-        pieces = runner.run(answer(engine, request))
-
-        expected = list(generate(library.use("micro", adapter), request))
-        assert text_of(pieces) == text_of(expected)
-        assert pieces[-1] == expected[-1]
+        assert runner.run(answer(engine, request)) == make(library, request)
 
 
 def test_errors_of_the_engine_keep_their_class(
@@ -173,70 +180,64 @@ def test_errors_of_the_engine_keep_their_class(
     assert raised.value.param == "response_format.json_schema.schema"
 
 
-def test_an_answer_of_a_schema_is_the_one_made_in_this_process(
-    engine: EngineProcess, runner: asyncio.Runner, shared_settings: Settings, storage: LocalStorage
-) -> None:
-    request = replace(REQUEST, json_schema={"type": "array", "items": {"type": "null"}, "maxItems": 3})
-
-    pieces = runner.run(answer(engine, request))
-
-    expected = list(generate(Library(shared_settings, storage).use("micro", None), request))
-    assert text_of(pieces) == text_of(expected)
-    assert pieces[-1] == expected[-1]
-
-
+@pytest.mark.parametrize("base", [None, "micro"])
+@pytest.mark.parametrize("inputs", [["the cat sat", "", "U+2028 \u2028 is in this one"], [[5, 6], []], []])
 def test_embeddings_are_those_made_in_this_process(
-    engine: EngineProcess, runner: asyncio.Runner, shared_settings: Settings, storage: LocalStorage
+    engine: EngineProcess,
+    runner: asyncio.Runner,
+    shared_settings: Settings,
+    storage: LocalStorage,
+    base: str | None,
+    inputs: list[str] | list[list[int]],
 ) -> None:
-    texts = ["the cat sat", "", "U+2028 \u2028 is in this one"]
+    request = EmbedRequest(inputs, base)
 
-    embeddings = runner.run(engine.embed(texts))
+    embeddings = runner.run(engine.embed(request))
 
-    assert embeddings == Library(shared_settings, storage).embedder().embed(texts)
-    assert runner.run(engine.embed([])) == []
+    assert embeddings == prepare_embeddings(Library(shared_settings, storage), request)()
 
 
-def test_embeddings_wait_for_the_answer_before_them_and_a_cancelled_one_holds_up_nobody(
+def test_answers_and_embeddings_are_made_while_an_endless_answer_goes_on(
     engine: EngineProcess, runner: asyncio.Runner
 ) -> None:
-    async def run() -> tuple[bool, list[list[float]]]:
+    async def run() -> tuple[list[list[Piece]], Embeddings]:
         async with aclosing(engine.generate(ENDLESS)) as running:
             await anext(running)
-            waiting = asyncio.create_task(engine.embed(["the"]))
+            requests = [replace(REQUEST, base=base) for base in ("endless", "endless", "micro")]
+            pieces = await asyncio.gather(*(answer(engine, request) for request in requests))
+            embeddings = await engine.embed(EmbedRequest(["the"], "endless"))
             await anext(running)
-            was_done = waiting.done()
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        return was_done, await engine.embed(["cat"])
+        return pieces, embeddings
 
-    was_done, embeddings = runner.run(run())
-    assert not was_done
-    assert len(embeddings) == 1
+    pieces, embeddings = runner.run(run())
+    assert [isinstance(answer[-1], Finished) for answer in pieces] == [True] * 3
+    assert len(embeddings.vectors) == 1
 
 
 def test_without_an_embedding_model_the_engine_says_so(tmp_path: Path) -> None:
     async def run() -> None:
         engine = EngineProcess(Settings(data_dir=tmp_path))
         with pytest.raises(InvalidRequest, match="No embedding model is configured"):
-            await engine.embed(["cat"])
+            await engine.embed(EmbedRequest(["cat"]))
         await engine.close()
         with pytest.raises(EngineUnavailable, match="shutting down"):
-            await engine.embed(["cat"])
+            await engine.embed(EmbedRequest(["cat"]))
 
     asyncio.run(run())
 
 
 def test_an_engine_killed_before_it_embeds_is_told(engine: EngineProcess, runner: asyncio.Runner) -> None:
     async def run() -> None:
-        async with aclosing(engine.generate(ENDLESS)) as running:
-            await anext(running)
-            (server,) = servers()
-            waiting = asyncio.create_task(engine.embed(["the"]))
-            for _ in range(20):  # long enough for it to be sent
-                await anext(running)
-            server.kill()
-            with pytest.raises(EngineUnavailable, match="stopped unexpectedly"):
-                await waiting
+        await answer(engine, REQUEST)
+        (server,) = servers()
+        server.suspend()
+        waiting = asyncio.create_task(engine.embed(EmbedRequest(["the"])))
+        for _ in range(100):  # long enough for it to be sent
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        server.kill()
+        with pytest.raises(EngineUnavailable, match="stopped unexpectedly"):
+            await waiting
 
     runner.run(run())
 

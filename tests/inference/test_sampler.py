@@ -1,211 +1,167 @@
+"""Sampling as a library. What is told of samples here holds to the bit, not to a tolerance, unless it says so."""
+
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, TopPLogitsWarper
+from transformers import AutoModelForCausalLM
 
-from caesura.errors import InvalidRequest
-from caesura.inference.engine import ChatRequest, Finished, Text
 from caesura.inference.library import Library
-from caesura.inference.sampler import draw_token, encode_prompt, generate, sample_tokens
+from caesura.inference.prompt import Prompt
+from caesura.inference.sampler import Parameters, Sample, Sampler
 from caesura.jobs import Artifact
-from caesura.models.loading import Base
+from caesura.settings import Settings
+from tests.inference.making import greedy_ids, plain_logits, plain_model
 
-GREEDY = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=0, max_tokens=40)
-SAMPLED = replace(GREEDY, temperature=1.0, seed=7)
-CONVERSATIONS: list[list[dict[str, Any]]] = [
-    [{"role": "user", "content": "Hi"}],
-    [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Wie geht's? 😀"}],
-    [
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": "three " * 60},
-    ],
-]
+TOKEN_IDS = [[5, 6, 7], [100 + number for number in range(40)], [9]]
+PROMPTS = [Prompt(token_ids, None) for token_ids in TOKEN_IDS]
+SEEDS = [[1, 2, 3, 4], [5], [6, -(2**63), 2**63 - 1]]
+PARAMETERS = Parameters(max_tokens=20, eos_token_ids=frozenset({2}))
+GREEDY = replace(PARAMETERS, temperature=0.0)
 
 
 @pytest.fixture
-def base(library: Library) -> Base:
-    return library.use("micro", None)
+def sampler(library: Library) -> Sampler:
+    return Sampler(library.base("micro").decoder)
 
 
-def answer(base: Base, request: ChatRequest) -> tuple[str, Finished]:
-    *texts, finished = generate(base, request)
-    assert isinstance(finished, Finished)
-    assert all(isinstance(text, Text) for text in texts)
-    return "".join(text.text for text in texts if isinstance(text, Text)), finished
+def assert_log_probabilities_are_of(model: Any, prompt: Prompt, sample: Sample) -> None:
+    logits_TV = plain_logits(model, [*prompt.token_ids, *sample.token_ids])[len(prompt.token_ids) - 1 : -1]
+    expected_T = logits_TV.log_softmax(-1).gather(1, torch.tensor(sample.token_ids).unsqueeze(1)).squeeze(1)
+    assert sample.logprobs == pytest.approx(expected_T.tolist(), abs=1e-4)
 
 
-def reference_ids(model: Any, base: Base, request: ChatRequest) -> list[int]:
-    """What transformers' own loop generates, greedily."""
-    prompt = torch.tensor([encode_prompt(base, request)])
-    ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=40)
-    return ids[0, prompt.shape[1] :].tolist()
+def test_there_is_a_sample_for_each_seed_of_each_prompt(sampler: Sampler) -> None:
+    samples = sampler.sample(PROMPTS, SEEDS, PARAMETERS)
+
+    assert [len(group) for group in samples] == [4, 1, 3]
+    assert len({tuple(sample.token_ids) for group in samples for sample in group}) == 8
+    for sample in (sample for group in samples for sample in group):
+        assert len(sample.logprobs) == len(sample.token_ids) <= 20
+        assert sample.has_ended or len(sample.token_ids) == 20
 
 
-def decode(base: Base, token_ids: list[int]) -> str:
-    return base.tokenizer.decode(token_ids, skip_special_tokens=True)
+def test_the_same_samples_come_again_whatever_was_sampled_between(library: Library, sampler: Sampler) -> None:
+    parameters = replace(PARAMETERS, top_p=0.9, frequency_penalty=0.5, presence_penalty=0.1, logit_bias={7: 1.0})
+    first = sampler.sample(PROMPTS, SEEDS, parameters)
+
+    assert sampler.sample(PROMPTS, SEEDS, parameters) == first
+    sampler.sample(PROMPTS[:2], [[9, 10], [11]], PARAMETERS)
+    torch.rand(5)
+    assert sampler.sample(PROMPTS, SEEDS, parameters) == first
+    assert Sampler(library.base("endless").decoder).sample(PROMPTS, SEEDS, parameters) == first
 
 
-@pytest.mark.parametrize("messages", CONVERSATIONS)
-def test_a_greedy_answer_is_that_of_transformers(base: Base, micro_model: Path, messages: list[dict[str, Any]]) -> None:
-    request = replace(GREEDY, messages=messages)
-    expected = reference_ids(AutoModelForCausalLM.from_pretrained(micro_model), base, request)
+def test_the_same_samples_come_again_where_they_do_not_fit_into_one_batch(library: Library) -> None:
+    sampler = Sampler(library.base("micro").decoder, max_rows=3)
+    first = sampler.sample(PROMPTS, SEEDS, PARAMETERS)
 
-    text, finished = answer(base, request)
+    sampler.sample(PROMPTS, [[50], [51, 52], [53]], PARAMETERS)
 
-    assert text == decode(base, expected)
-    assert finished.completion_tokens == len(expected)
+    assert sampler.sample(PROMPTS, SEEDS, PARAMETERS) == first
+
+
+def test_a_sample_has_the_tokens_of_its_own_seed_whoever_is_beside_it(sampler: Sampler) -> None:
+    alone = [
+        [sampler.sample([prompt], [[seed]], PARAMETERS)[0][0] for seed in seeds]
+        for prompt, seeds in zip(PROMPTS, SEEDS, strict=True)
+    ]
+
+    together = sampler.sample(PROMPTS, SEEDS, PARAMETERS)
+    others = sampler.sample(PROMPTS, [[1, 60, 61], [62], [6, 63]], PARAMETERS)
+
+    assert [[sample.token_ids for sample in group] for group in together] == [
+        [sample.token_ids for sample in group] for group in alone
+    ]
+    assert others[0][0].token_ids == alone[0][0].token_ids
+    assert others[2][0].token_ids == alone[2][0].token_ids
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 8])
+def test_how_many_are_sampled_at_a_time_is_not_seen_in_the_tokens(library: Library, max_rows: int) -> None:
+    decoder = library.base("micro").decoder
+
+    samples = Sampler(decoder, max_rows).sample(PROMPTS, SEEDS, PARAMETERS)
+
+    expected = Sampler(decoder).sample(PROMPTS, SEEDS, PARAMETERS)
+    for group, expected_group in zip(samples, expected, strict=True):
+        assert [sample.token_ids for sample in group] == [sample.token_ids for sample in expected_group]
+        for sample, expected_sample in zip(group, expected_group, strict=True):
+            assert sample.logprobs == pytest.approx(expected_sample.logprobs, abs=1e-5)
+
+
+def test_log_probabilities_are_those_of_the_model_alone(sampler: Sampler, micro_model: Path) -> None:
+    parameters = replace(PARAMETERS, temperature=1.5, top_p=0.9, presence_penalty=0.5, logit_bias={7: 2.0})
+
+    samples = sampler.sample(PROMPTS, SEEDS, parameters)
+
+    for prompt, group in zip(PROMPTS, samples, strict=True):
+        for sample in group:
+            assert_log_probabilities_are_of(plain_model(micro_model), prompt, sample)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
-def test_a_greedy_answer_with_an_adapter_is_that_of_peft(
-    library: Library, artifacts: list[Artifact], micro_model: Path, tmp_path: Path
+def test_samples_with_an_adapter_are_of_the_adapted_model_and_those_beside_them_are_not(
+    library: Library, sampler: Sampler, artifacts: list[Artifact], micro_model: Path, settings: Settings
 ) -> None:
     plain = AutoModelForCausalLM.from_pretrained(micro_model)
-    peft = PeftModel.from_pretrained(plain, tmp_path / "blobs" / artifacts[0].prefix)
-    base = library.use("micro", artifacts[0])
+    peft = PeftModel.from_pretrained(plain, settings.data_dir / "blobs" / artifacts[0].prefix)
+    adapter = library.adapter("micro", artifacts[0])
+    adapted = [Prompt(token_ids, adapter) for token_ids in TOKEN_IDS]
 
-    text, _ = answer(base, GREEDY)
+    samples = sampler.sample([*PROMPTS, *adapted], [*SEEDS, *SEEDS], PARAMETERS)
 
-    assert text == decode(base, reference_ids(peft, base, GREEDY))
-    assert text != answer(library.use("micro", None), GREEDY)[0]
-
-
-def test_the_pieces_of_an_answer_are_together_the_decode_of_its_tokens(base: Base) -> None:
-    generator = torch.Generator().manual_seed(7)
-    tokens = sample_tokens(base.model, encode_prompt(base, SAMPLED), lambda V: draw_token(V, 1.0, generator))
-    request = replace(SAMPLED, max_tokens=200)
-
-    text, _ = answer(base, request)
-
-    assert text == decode(base, list(islice(tokens, 200)))
-    assert "\ufffd" in text  # the model is random: bytes that are no characters are among its tokens
+    for prompt, group in zip(adapted, samples[len(PROMPTS) :], strict=True):
+        for sample in group:
+            assert_log_probabilities_are_of(peft, prompt, sample)
+    for prompt, group in zip(PROMPTS, samples[: len(PROMPTS)], strict=True):
+        for sample in group:
+            assert_log_probabilities_are_of(plain_model(micro_model), prompt, sample)
 
 
-def test_the_same_seed_gives_the_same_answer_whatever_was_drawn_before(base: Base) -> None:
-    first = answer(base, SAMPLED)
-    torch.rand(5)
-    answer(base, replace(SAMPLED, seed=1))
+def test_greedy_samples_are_those_of_transformers(sampler: Sampler, micro_model: Path) -> None:
+    samples = sampler.sample(PROMPTS, [[1], [2], [3]], GREEDY)
 
-    assert answer(base, SAMPLED) == first
-
-
-def test_another_seed_gives_another_answer(base: Base) -> None:
-    assert answer(base, SAMPLED) != answer(base, replace(SAMPLED, seed=8))
+    for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
+        assert sample.token_ids == greedy_ids(plain_model(micro_model), prompt.token_ids, 20)
 
 
-def test_without_a_seed_every_answer_is_another(base: Base) -> None:
-    request = replace(SAMPLED, seed=None)
+def test_an_end_token_ends_a_sample_and_is_its_last(sampler: Sampler) -> None:
+    ((whole,),) = sampler.sample(PROMPTS[:1], [[1]], PARAMETERS)
+    assert not whole.has_ended
+    end = whole.token_ids[7]
 
-    assert answer(base, request) != answer(base, request)
+    ((ended, other),) = sampler.sample(PROMPTS[:1], [[1, 2]], replace(PARAMETERS, eos_token_ids=frozenset({end})))
 
-
-@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
-def test_every_seed_that_the_api_takes_is_one(base: Base, seed: int) -> None:
-    answer(base, replace(SAMPLED, seed=seed))
-
-
-@pytest.mark.parametrize("changes", [{"top_p": 0.0}, {"temperature": 1e-9}, {"temperature": 1e-4}])
-def test_a_top_p_or_temperature_next_to_nothing_is_greedy(base: Base, changes: dict[str, float]) -> None:
-    assert answer(base, replace(SAMPLED, **changes)) == answer(base, GREEDY)
+    assert ended.has_ended
+    assert ended.token_ids == whole.token_ids[: whole.token_ids.index(end) + 1]
+    assert ended.logprobs == pytest.approx(whole.logprobs[: len(ended.token_ids)], abs=1e-5)
+    assert len(other.token_ids) == 20
 
 
-@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.5, 0.85, 0.99])
-def test_top_p_draws_from_the_tokens_that_transformers_keeps(top_p: float) -> None:
-    logits_V = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5, -3.0])
-    kept = TopPLogitsWarper(top_p)(torch.empty(0), logits_V[None])[0].isfinite().nonzero().flatten()
-    generator = torch.Generator().manual_seed(0)
+def test_an_end_token_in_the_last_place_has_ended_the_sample(sampler: Sampler) -> None:
+    ((whole,),) = sampler.sample(PROMPTS[:1], [[1]], PARAMETERS)
+    parameters = replace(PARAMETERS, eos_token_ids=frozenset({whole.token_ids[-1]}))
 
-    drawn = {draw_token(logits_V, top_p, generator) for _ in range(1000)}
+    ((ended,),) = sampler.sample(PROMPTS[:1], [[1]], replace(parameters, max_tokens=20))
 
-    assert drawn == set(kept.tolist())
+    assert ended.has_ended
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    probs_V = torch.tensor([0.5, 0.3, 0.2])
-    generator = torch.Generator().manual_seed(0)
-
-    drawn = [draw_token(probs_V.log(), 0.8, generator) for _ in range(4000)]
-
-    # Of 0.5 and 0.3 alone: 0.625 and 0.375; the standard deviation is 0.008.
-    assert drawn.count(0) / 4000 == pytest.approx(0.625, abs=0.03)
-    assert drawn.count(2) == 0
+def test_no_prompt_has_no_sample(sampler: Sampler) -> None:
+    assert sampler.sample([], [], PARAMETERS) == []
+    assert sampler.sample(PROMPTS[:2], [[], []], PARAMETERS) == [[], []]
 
 
-def test_max_tokens_ends_the_answer_with_length(base: Base) -> None:
-    _, finished = answer(base, replace(GREEDY, max_tokens=3))
+def test_penalties_and_biases_have_a_say(sampler: Sampler) -> None:
+    ((forced,),) = sampler.sample(PROMPTS[:1], [[1]], replace(PARAMETERS, logit_bias={7: 100.0}))
+    ((varied,),) = sampler.sample(PROMPTS[:1], [[1]], replace(GREEDY, presence_penalty=1000.0))
+    ((frequent,),) = sampler.sample(PROMPTS[:1], [[1]], replace(GREEDY, frequency_penalty=1000.0))
 
-    assert finished == Finished("length", prompt_tokens=10, completion_tokens=3)
-
-
-def test_the_context_window_ends_the_answer_with_length(base: Base) -> None:
-    _, finished = answer(replace(base, context_window=15), GREEDY)
-
-    assert finished == Finished("length", prompt_tokens=10, completion_tokens=5)
-
-
-def test_a_prompt_that_leaves_room_for_one_token_gets_one(base: Base) -> None:
-    assert answer(replace(base, context_window=11), GREEDY)[1].completion_tokens == 1
-
-
-def test_a_prompt_that_leaves_no_room_is_refused(base: Base) -> None:
-    with pytest.raises(InvalidRequest) as raised:
-        answer(replace(base, context_window=10), GREEDY)
-
-    assert raised.value.message == (
-        "This model's maximum context length is 10 tokens. However, your messages resulted in 10 tokens. "
-        "Please reduce the length of the messages."
-    )
-    assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "messages")
-
-
-def test_an_end_token_ends_the_answer_and_is_counted_but_not_told(base: Base, micro_model: Path) -> None:
-    token_ids = reference_ids(AutoModelForCausalLM.from_pretrained(micro_model), base, GREEDY)
-    end = next(index for index, (before, now) in enumerate(pairwise(token_ids), 1) if now != before)
-    ending = replace(base, eos_token_ids=frozenset({token_ids[end]}))
-
-    text, finished = answer(ending, GREEDY)
-
-    assert text == decode(base, token_ids[:end])
-    assert finished == Finished("stop", prompt_tokens=10, completion_tokens=end + 1)
-
-
-def test_a_stop_string_ends_the_answer_wherever_it_begins_and_however_many_tokens_it_spans(base: Base) -> None:
-    request = replace(SAMPLED, max_tokens=12)
-    whole, _ = answer(base, request)
-    for start in range(len(whole)):
-        for length in (1, 7):
-            stop = whole[start : start + length]
-            text, finished = answer(base, replace(request, stop=(stop,)))
-
-            assert text == whole[: whole.index(stop)]
-            assert finished.finish_reason == "stop"
-
-
-def test_a_stop_string_that_only_begins_is_part_of_the_answer(base: Base) -> None:
-    whole, _ = answer(base, SAMPLED)
-
-    assert answer(base, replace(SAMPLED, stop=(whole[-3:] + "!",)))[0] == whole
-
-
-def test_tools_are_in_the_prompt(base: Base) -> None:
-    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
-
-    prompt = decode(base, encode_prompt(base, replace(GREEDY, tools=tools)))
-
-    assert "get_weather" in prompt
-
-
-@pytest.mark.parametrize("content", [[{"type": "image_url"}], 5, "\ud800"])
-def test_messages_that_the_chat_template_does_not_take_are_refused(base: Base, content: Any) -> None:
-    with pytest.raises(InvalidRequest, match="'micro'") as raised:
-        answer(base, replace(GREEDY, messages=[{"role": "user", "content": content}]))
-
-    assert raised.value.param == "messages"
+    assert forced.token_ids == [7] * 20
+    assert len(set(varied.token_ids)) == len(set(frequent.token_ids)) == 20

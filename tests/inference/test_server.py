@@ -2,61 +2,85 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import pytest
 
-from caesura.errors import BlobDamaged
-from caesura.inference import server
-from caesura.inference.embedder import Embedder
-from caesura.inference.engine import ChatRequest, Finished, Piece, Text
+from caesura.errors import BlobDamaged, InvalidRequest
+from caesura.inference.engine import (
+    ChatRequest,
+    CompletionRequest,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    Piece,
+    Text,
+    ToolArguments,
+    ToolCall,
+)
+from caesura.inference.generation import Generation
 from caesura.inference.library import Library
-from caesura.inference.server import ChatEndpoint, EmbedEndpoint, GenerationThread
-from caesura.inference.wire import encode_request, encode_texts
-from caesura.jobs import Artifact
-from caesura.models.loading import Base
-from caesura.settings import Settings
-from caesura.storage import Storage
+from caesura.inference.server import EmbedEndpoint, GenerateEndpoint, create_app
+from caesura.inference.wire import (
+    decode_embeddings,
+    decode_piece,
+    encode_embed_request,
+    encode_request,
+)
+from tests.inference.making import make
 
 REQUEST = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=0, max_tokens=5)
 ENDLESS = replace(REQUEST, base="endless", max_tokens=None)
+EMBED = EmbedRequest(["the"], "micro")
+#: In the place of a piece: it never comes.
+NEVER = "never"
 
 
-class RecordingLibrary(Library):
-    """Remembers which requests got their turn, by base."""
+@dataclass
+class Scripted:
+    """In the place of a Generation: tells what it was given; an exception among it is raised."""
 
-    def __init__(self, settings: Settings, storage: Storage) -> None:
-        super().__init__(settings, storage)
-        self.used: list[str] = []
+    pieces: list[Any] = field(default_factory=list[Any])
+    requests: list[Any] = field(default_factory=list[Any])
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    is_left: bool = False
 
-    def use(self, base: str, adapter: Artifact | None) -> Base:
-        self.used.append(base)
-        return super().use(base, adapter)
+    async def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
+        self.requests.append(request)
+        self.is_asked.set()
+        try:
+            for piece in self.pieces:
+                yield await self._told(piece)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.is_left = True
+            raise
 
-    def embedder(self) -> Embedder:
-        self.used.append("embedder")
-        return super().embedder()
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        self.requests.append(request)
+        self.is_asked.set()
+        try:
+            return await self._told(*self.pieces)
+        except asyncio.CancelledError:
+            self.is_left = True
+            raise
 
-
-@pytest.fixture
-def recording(settings: Settings, storage: Storage) -> RecordingLibrary:
-    return RecordingLibrary(settings, storage)
-
-
-async def finish(thread: GenerationThread, request: ChatRequest) -> Finished:
-    *_, finished = [piece async for piece in thread.generate(request)]
-    assert isinstance(finished, Finished)
-    return finished
+    async def _told(self, piece: Any) -> Any:
+        if isinstance(piece, Exception):
+            raise piece
+        if piece == NEVER:
+            await asyncio.Event().wait()
+        return piece
 
 
 class Client:
     """An HTTP client of an ASGI application, at its other end."""
 
-    def __init__(self, request: ChatRequest | list[str]) -> None:
-        body = encode_request(request) if isinstance(request, ChatRequest) else encode_texts(request)
+    def __init__(self, request: ChatRequest | CompletionRequest | EmbedRequest) -> None:
+        is_embed = isinstance(request, EmbedRequest)
+        body = encode_embed_request(request) if is_embed else encode_request(request)
         self._received = asyncio.Queue[dict[str, Any]]()
         self._received.put_nowait({"type": "http.request", "body": body, "more_body": False})
         self.sent: list[dict[str, Any]] = []
@@ -73,7 +97,7 @@ class Client:
     def leave(self) -> None:
         self._received.put_nowait({"type": "http.disconnect"})
 
-    async def ask(self, endpoint: ChatEndpoint | EmbedEndpoint) -> None:
+    async def ask(self, endpoint: GenerateEndpoint | EmbedEndpoint) -> None:
         await endpoint({"type": "http", "method": "POST"}, self.receive, self.send)
 
     @property
@@ -81,179 +105,159 @@ class Client:
         return self.sent[0]["status"]
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for message in self.sent[1:] for line in message["body"].splitlines()]
+    def lines(self) -> list[str]:
+        """One for each message of the body but the last, which is empty and ends it."""
+        *bodies, last = self.sent[1:]
+        assert last == {"type": "http.response.body", "body": b""}
+        lines = [line for message in bodies for line in message["body"].decode().splitlines()]
+        assert len(lines) == len(bodies)
+        return lines
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """That of the last line."""
+        return json.loads(self.lines[-1])["error"]
 
 
-def ask(library: Library, request: ChatRequest) -> Client:
+def endpoint(generation: Any, request: Any) -> GenerateEndpoint | EmbedEndpoint:
+    return EmbedEndpoint(generation) if isinstance(request, EmbedRequest) else GenerateEndpoint(generation)
+
+
+def ask(request: Any, *pieces: Any) -> Client:
+    """The client, once it was answered with these pieces."""
+
     async def run() -> Client:
-        client = Client(request)
-        await client.ask(ChatEndpoint(GenerationThread(library)))
+        client, generation = Client(request), Scripted(list(pieces))
+        await client.ask(endpoint(generation, request))
+        assert generation.requests == [request]
+        assert not generation.is_left
         return client
 
     return asyncio.run(run())
 
 
-def test_requests_are_answered_in_the_order_in_which_they_came(library: Library) -> None:
-    async def run() -> list[int]:
-        thread = GenerationThread(library)
-        order: list[int] = []
+def test_an_answer_is_its_pieces_line_by_line() -> None:
+    pieces: list[Piece] = [
+        Text("a\u2028"),
+        ToolCall(0, "f"),
+        ToolArguments(0, "{"),
+        Text("b", 1),
+        Finished("stop", 1, 4),
+    ]
 
-        async def one(index: int) -> None:
-            # The first is the longest: it would be the last if they took turns.
-            await finish(thread, replace(REQUEST, max_tokens=60 - 10 * index))
-            order.append(index)
+    client = ask(REQUEST, *pieces)
 
-        await asyncio.gather(*(one(index) for index in range(5)))
-        return order
-
-    assert asyncio.run(run()) == [0, 1, 2, 3, 4]
-
-
-def test_leaving_early_frees_the_thread(library: Library) -> None:
-    async def run() -> Finished:
-        thread = GenerationThread(library)
-        async with aclosing(thread.generate(ENDLESS)) as pieces:
-            await anext(pieces)
-        return await finish(thread, REQUEST)
-
-    assert asyncio.run(run()).completion_tokens == 5
+    assert client.status == 200
+    assert [decode_piece(line) for line in client.lines] == pieces
 
 
-def test_a_request_that_left_while_it_waited_never_gets_a_turn(recording: RecordingLibrary) -> None:
+@pytest.mark.parametrize("request_", [REQUEST, CompletionRequest("micro", None, "Hi"), EMBED])
+def test_an_error_before_anything_is_told_decides_the_status(request_: Any) -> None:
+    client = ask(request_, InvalidRequest("Too long.", param="messages", code="context_length_exceeded"))
+
+    assert client.status == 400
+    assert client.error == {
+        "class": "InvalidRequest",
+        "message": "Too long.",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
+
+
+def test_an_error_in_the_middle_of_an_answer_is_its_last_line() -> None:
+    client = ask(REQUEST, Text("a"), BlobDamaged("The stored file is damaged."))
+
+    assert client.status == 200
+    assert decode_piece(client.lines[0]) == Text("a")
+    assert len(client.lines) == 2
+    assert client.error["class"] == "BlobDamaged"
+
+
+@pytest.mark.parametrize("request_", [REQUEST, EMBED])
+def test_an_unexpected_exception_is_logged_with_its_trace_and_answered_without(
+    request_: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ask(request_, RuntimeError("a secret of the machine"))
+
+    assert client.status == 500
+    assert "secret" not in str(client.lines)
+    assert "Traceback" in caplog.text
+    assert "a secret of the machine" in caplog.text
+
+
+def test_embeddings_are_one_line() -> None:
+    embeddings = Embeddings([[0.1, -1e-30], [1.0, 0.0]], 7)
+
+    client = ask(EMBED, embeddings)
+
+    assert client.status == 200
+    assert [decode_embeddings(line) for line in client.lines] == [embeddings]
+
+
+@pytest.mark.parametrize(("request_", "pieces"), [(REQUEST, [NEVER]), (REQUEST, [Text("a"), NEVER]), (EMBED, [NEVER])])
+def test_a_client_that_goes_away_leaves_the_generation_and_gets_nothing_more(request_: Any, pieces: list[Any]) -> None:
     async def run() -> None:
-        thread = GenerationThread(recording)
-        async with aclosing(thread.generate(ENDLESS)) as running:
-            await anext(running)
-            waiting = asyncio.create_task(finish(thread, replace(REQUEST, base="never used")))
-            await asyncio.sleep(0)  # it stands in the queue now
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        await finish(thread, REQUEST)
+        client, generation = Client(request_), Scripted(pieces)
+        asked = asyncio.create_task(client.ask(endpoint(generation, request_)))
+        await (client.has_body if len(pieces) > 1 else generation.is_asked).wait()
+        client.leave()
+        await asked
+        assert generation.is_left
+        assert len(client.sent) == (2 if len(pieces) > 1 else 0)
 
     asyncio.run(run())
-    assert recording.used == ["endless", "micro"]
 
 
-def test_a_client_that_goes_away_in_the_middle_of_an_answer_frees_the_thread(library: Library) -> None:
-    async def run() -> Finished:
-        thread = GenerationThread(library)
+def test_a_client_that_goes_away_in_the_middle_of_an_answer_frees_its_place(library: Library) -> None:
+    async def run() -> None:
+        generation = Generation(library)
         client = Client(ENDLESS)
-        asked = asyncio.create_task(client.ask(ChatEndpoint(thread)))
+        asked = asyncio.create_task(client.ask(GenerateEndpoint(generation)))
         await client.has_body.wait()
         client.leave()
         await asked
-        return await finish(thread, REQUEST)
+        other = Client(REQUEST)
+        await other.ask(GenerateEndpoint(generation))
+        assert other.status == 200
+        assert not any(batch.members for batch in generation._computing._batches.values())
 
-    assert asyncio.run(run()).completion_tokens == 5
+    asyncio.run(run())
 
 
-def test_a_client_that_goes_away_before_its_turn_is_forgotten(recording: RecordingLibrary) -> None:
+def test_a_slow_client_holds_up_nobody(library: Library) -> None:
+    """It does not read: what it is sent waits."""
+
+    class SlowClient(Client):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
     async def run() -> Client:
-        thread = GenerationThread(recording)
-        client = Client(replace(REQUEST, base="never used"))
-        async with aclosing(thread.generate(ENDLESS)) as running:
-            await anext(running)
-            client.leave()
-            await client.ask(ChatEndpoint(thread))
-        await finish(thread, REQUEST)
-        return client
+        generation = Generation(library)
+        slow, quick = SlowClient(ENDLESS), Client(REQUEST)
+        asked = asyncio.create_task(slow.ask(GenerateEndpoint(generation)))
+        await slow.has_body.wait()
+        await quick.ask(GenerateEndpoint(generation))
+        slow.leave()
+        await asked
+        return quick
 
-    assert asyncio.run(run()).sent == []
-    assert recording.used == ["endless", "micro"]
-
-
-def test_an_answer_is_its_pieces_line_by_line_without_empty_ones(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script: list[Piece] = [Text(""), Text("a"), Text(""), Text("b"), Finished("stop", 1, 4)]
-    monkeypatch.setattr(server, "generate", lambda base, request: iter(script))
-
-    client = ask(library, REQUEST)
-
-    assert client.status == 200
-    finished = {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 4}
-    assert client.lines == [{"text": "a"}, {"text": "b"}, finished]
+    assert len(asyncio.run(run()).lines) > 1
 
 
-def test_an_error_before_the_first_piece_decides_the_status(library: Library) -> None:
-    client = ask(library, replace(REQUEST, messages=[{"role": "user", "content": "Hi " * 600}]))
+def test_the_application_answers_requests_of_every_kind(library: Library) -> None:
+    completion = CompletionRequest("micro", None, [5, 6], temperature=0, max_tokens=3, echo=True, top_logprobs=1)
 
-    assert client.status == 400
-    assert [line["error"]["code"] for line in client.lines] == ["context_length_exceeded"]
+    async def run() -> None:
+        transport = httpx.ASGITransport(create_app(library))
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+            assert (await client.get("/healthz")).status_code == 200
+            for request in (REQUEST, completion):
+                response = await client.post("/generate", content=encode_request(request))
+                assert [decode_piece(line) for line in response.text.splitlines()] == make(library, request)
+            response = await client.post("/embed", content=encode_embed_request(EMBED))
+            assert len(decode_embeddings(response.text).vectors) == 1
+            assert (await client.get("/generate")).status_code == 405
 
-
-def test_an_error_in_the_middle_of_an_answer_is_its_last_line(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def generate(base: object, request: object) -> Iterator[Piece]:
-        yield Text("a")
-        raise BlobDamaged
-
-    monkeypatch.setattr(server, "generate", generate)
-    client = ask(library, REQUEST)
-
-    assert client.status == 200
-    assert client.lines[0] == {"text": "a"}
-    assert client.lines[1]["error"]["class"] == "BlobDamaged"
-
-
-def test_an_unexpected_exception_is_logged_with_its_trace_and_answered_without(
-    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def generate(base: object, request: object) -> Iterator[Piece]:
-        raise RuntimeError("a secret of the machine")
-
-    monkeypatch.setattr(server, "generate", generate)
-    client = ask(library, REQUEST)
-
-    assert client.status == 500
-    assert "secret" not in str(client.lines)
-    assert "Traceback" in caplog.text
-    assert "a secret of the machine" in caplog.text
-
-
-def embed(library: Library, texts: list[str]) -> Client:
-    async def run() -> Client:
-        client = Client(texts)
-        await client.ask(EmbedEndpoint(GenerationThread(library)))
-        return client
-
-    return asyncio.run(run())
-
-
-def test_a_client_that_goes_away_before_its_texts_have_their_turn_is_forgotten(recording: RecordingLibrary) -> None:
-    async def run() -> Client:
-        thread = GenerationThread(recording)
-        client = Client(["the"])
-        async with aclosing(thread.generate(ENDLESS)) as running:
-            await anext(running)
-            client.leave()
-            await client.ask(EmbedEndpoint(thread))
-        await finish(thread, REQUEST)
-        return client
-
-    assert asyncio.run(run()).sent == []
-    assert recording.used == ["endless", "micro"]
-
-
-def test_a_fault_of_the_settings_is_the_answer_to_texts(library: Library) -> None:
-    client = embed(library, ["the"])
-
-    assert client.status == 400
-    assert client.lines[0]["error"]["code"] == "model_not_available"
-
-
-def test_what_nobody_foresaw_of_texts_is_logged_with_its_trace_and_answered_without(
-    recording: RecordingLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(library: Library) -> Embedder:
-        raise RuntimeError("a secret of the machine")
-
-    monkeypatch.setattr(Library, "embedder", fail)
-    client = embed(recording, ["the"])
-
-    assert client.status == 500
-    assert "secret" not in str(client.lines)
-    assert "Traceback" in caplog.text
-    assert "a secret of the machine" in caplog.text
+    asyncio.run(run())

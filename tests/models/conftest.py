@@ -92,11 +92,9 @@ def make_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     """The same weights each time, large enough that the text goes on, none of them 0 or 1 throughout."""
     model = AutoModelForCausalLM.from_config(CONFIGS[name]())
     generator = torch.Generator().manual_seed(7)
-    for parameter_name, parameter in model.named_parameters():
-        is_matrix, is_embedding = parameter.ndim > 1, "embed" in parameter_name or ".wt" in parameter_name
-        std = (1.0 if is_embedding else 0.25) if is_matrix else 0.3
-        noise = torch.randn(parameter.shape, generator=generator) * std
-        parameter.data.copy_(noise if is_matrix else parameter.data + noise)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * 0.25
+        parameter.data.copy_(noise if parameter.ndim > 1 else parameter.data + noise)
     return model.to(dtype).eval()
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
-    LlamaConfig,
     Lfm2Config,
     Mamba2Config,
     MambaConfig,
@@ -167,7 +166,7 @@ class Schedule:
 
 
 def test_rows_that_come_and_go_and_part_say_what_each_says_alone(case: Case) -> None:
-    schedules = [Schedule(case, seed) for seed in range(3)]
+    schedules = [Schedule(case, seed) for seed in range(2)]
     for schedule in schedules:
         schedule.run(60)
 
@@ -177,7 +176,7 @@ def test_rows_that_come_and_go_and_part_say_what_each_says_alone(case: Case) -> 
 
 def test_rows_go_on_when_there_are_many_columns(case: Case) -> None:
     prompts = make_prompts(5, 1)
-    tokens = make_prompts(300, 300, seed=1)
+    tokens = make_prompts(160, 160, seed=1)
     rows = case.decoder.new_rows()
     steps = [rows.prefill(prompts, None), *(rows.step([a, b]) for a, b in zip(*tokens, strict=True))]
 
