@@ -6,11 +6,11 @@ import argparse
 import os
 import time
 
-from benchmarks import graders, latency, limit, lora_layers, machine, rates, training
+from benchmarks import graders, inference, latency, limit, lora_layers, machine, rates, training
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders")
+SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference")
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
         "rates": lambda: rates.run(options),
         "lora_layers": lambda: lora_layers.run(options),
         "graders": lambda: graders.run(options),
+        "inference": lambda: inference.run(options),
     }
     for name in SECTIONS:
         if name in wanted:

@@ -83,7 +83,7 @@ def _load(path: str) -> Models:
 
 
 def _random_adapter(model: Any, seed: int) -> Adapter:
-    adapter = fresh_adapter(add_lora(model), LORA_RANK, LORA_ALPHA, seed)
+    adapter = fresh_adapter(add_lora(model), LORA_RANK, LORA_ALPHA, seed)  # B is zero: as if there were none
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in adapter.weights.items():
         if "lora_B" in name:

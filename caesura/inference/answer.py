@@ -181,7 +181,8 @@ class Answer:
         assert self.script.functions is not None
         assert self._scanner is not None
         constraint = self._call_constraint(self.script.functions)
-        if constraint.accept_text(self._scanner.unparsed):
+        is_all_scanned = not self._detokenizer.rest() and not self._stops.rest()
+        if is_all_scanned and constraint.accept_text(self._scanner.unparsed):
             self._call = constraint
             self._hold()
 

@@ -150,11 +150,15 @@ def _with_logprobs(logits_BV: Tensor, token_ids: list[int], nums_top: Sequence[i
     drawn = [Drawn(token_id) for token_id in token_ids]
     if not rows:
         return drawn
-    logprobs_BV = logits_BV[rows].log_softmax(-1)
-    max_top = max(num_top or 0 for num_top in nums_top)
-    values, places = logprobs_BV.topk(min(max_top, logprobs_BV.shape[1]), dim=-1)
+    logprobs_BV = (logits_BV if len(rows) == len(token_ids) else logits_BV[rows]).log_softmax(-1)
     own_B = logprobs_BV.gather(1, torch.tensor([[token_ids[row]] for row in rows], device=logits_BV.device)).squeeze(1)
-    for row, own, its_values, its_places in zip(rows, own_B.tolist(), values.tolist(), places.tolist(), strict=True):
-        num_top = nums_top[row] or 0
-        drawn[row] = Drawn(token_ids[row], own, tuple(zip(its_places[:num_top], its_values[:num_top], strict=True)))
+    max_top = max(num_top or 0 for num_top in nums_top)
+    tops = _likeliest(logprobs_BV, max_top) if max_top else [()] * len(rows)
+    for row, own, top in zip(rows, own_B.tolist(), tops, strict=True):
+        drawn[row] = Drawn(token_ids[row], own, top[: nums_top[row]])
     return drawn
+
+
+def _likeliest(logprobs_BV: Tensor, num_top: int) -> list[tuple[tuple[int, float], ...]]:
+    values, token_ids = logprobs_BV.topk(min(num_top, logprobs_BV.shape[1]), dim=-1)
+    return [tuple(zip(*row, strict=True)) for row in zip(token_ids.tolist(), values.tolist(), strict=True)]

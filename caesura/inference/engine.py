@@ -85,7 +85,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """An answer calls a function: its `call`-th call, from 0, begins."""
+    """An answer calls a function: its `call`-th call, from 0, begins. The calls of an answer come one after another."""
 
     call: int
     name: str

@@ -9,15 +9,13 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from caesura.errors import EngineUnavailable
 from caesura.inference.engine import ChatRequest, CompletionRequest, Embeddings, EmbedRequest, Finished, Piece
-from caesura.inference.wire import decode_embeddings, decode_piece, encode_embed_request, encode_request
+from caesura.inference.wire import MAX_LINE_BYTES, decode_embeddings, decode_piece, encode_request
 from caesura.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ START_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.05
 #: A child that was asked to end may take this long; then it is killed.
 STOP_TIMEOUT_S = 5.0
-#: A dying process drops its connections a moment before its end can be seen.
+#: So long after a connection broke the process is gone, if that was why.
 DEATH_TIMEOUT_S = 1.0
 #: A Unix socket's path has at most some 100 bytes; a longer temporary folder is not used.
 MAX_FOLDER_BYTES = 70
@@ -36,7 +34,7 @@ MAX_FOLDER_BYTES = 70
 @dataclass(frozen=True, slots=True)
 class _Child:
     process: Process
-    client: httpx.AsyncClient
+    socket: Path
     #: Closing it ends the process, then removes what served it.
     resources: AsyncExitStack
 
@@ -51,25 +49,18 @@ class EngineProcess:
         self._is_closed = False
 
     async def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
-        child = await self._running()
         num_unfinished = request.n
-        async with (
-            _death_is_unavailable(child),
-            child.client.stream("POST", "/generate", content=encode_request(request)) as response,
-        ):
-            async for line in response.aiter_lines():
+        async with aclosing(self._ask(request)) as lines:
+            async for line in lines:
                 piece = decode_piece(line)
                 num_unfinished -= isinstance(piece, Finished)
                 yield piece
                 if not num_unfinished:
                     return
-        raise EngineUnavailable("The inference engine broke off its answer. Please try again.")
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        child = await self._running()
-        async with _death_is_unavailable(child):
-            response = await child.client.post("/embed", content=encode_embed_request(request))
-        return decode_embeddings(response.text)
+        async with aclosing(self._ask(request)) as lines:
+            return decode_embeddings(await anext(lines))
 
     async def close(self) -> None:
         self._is_closed = True
@@ -77,6 +68,24 @@ class EngineProcess:
             with suppress(EngineUnavailable):
                 child = await self._start
                 await child.resources.aclose()
+
+    async def _ask(self, request: ChatRequest | CompletionRequest | EmbedRequest) -> AsyncGenerator[bytes, None]:
+        """The lines of the answer, as they come. It never ends by itself: raises EngineUnavailable after the last."""
+        child = await self._running()
+        try:
+            reader, writer = await asyncio.open_unix_connection(child.socket, limit=MAX_LINE_BYTES)
+        except OSError as error:
+            raise await _unavailable(child) from error
+        try:
+            writer.write(encode_request(request))
+            await writer.drain()
+            while (line := await reader.readline()).endswith(b"\n"):
+                yield line
+            raise await _unavailable(child)
+        except ConnectionError as error:
+            raise await _unavailable(child) from error
+        finally:
+            writer.close()
 
     async def _running(self) -> _Child:
         """The child. However many ask for it at once, one is started; those who ask may leave before it is ready."""
@@ -94,11 +103,10 @@ class EngineProcess:
         async with AsyncExitStack() as resources:
             folder = resources.enter_context(_socket_folder())
             socket = Path(folder) / "engine.sock"
-            client = await resources.enter_async_context(_client(socket))
             process = await self._spawn(socket)
             resources.push_async_callback(_end, process)
-            await self._until_ready(process, client)
-            return _Child(process, client, resources.pop_all())
+            await self._until_ready(process, socket)
+            return _Child(process, socket, resources.pop_all())
 
     async def _spawn(self, socket: Path) -> Process:
         # Passive: threads that wait for work leave the cores to those that train.
@@ -111,12 +119,13 @@ class EngineProcess:
             start_new_session=True,  # Ctrl-C is for this process, which ends the child when its answers are done
         )
 
-    async def _until_ready(self, process: Process, client: httpx.AsyncClient) -> None:
+    async def _until_ready(self, process: Process, socket: Path) -> None:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while process.returncode is None and not self._is_closed:
-                    with suppress(httpx.TransportError):
-                        await client.get("/healthz")
+                    with suppress(OSError):
+                        _, writer = await asyncio.open_unix_connection(socket)
+                        writer.close()
                         return
                     await asyncio.sleep(POLL_INTERVAL_S)
         except TimeoutError as error:
@@ -126,15 +135,13 @@ class EngineProcess:
         raise EngineUnavailable("The inference engine ended while it started. The server's log says why.")
 
 
-@asynccontextmanager
-async def _death_is_unavailable(child: _Child) -> AsyncGenerator[None, None]:
-    """The child's connections break when it dies."""
+async def _unavailable(child: _Child) -> EngineUnavailable:
+    """What the end of a connection means: a dying process drops its connections a moment before it is gone."""
     try:
-        yield
-    except httpx.TransportError as error:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(child.process.wait(), DEATH_TIMEOUT_S)
-        raise EngineUnavailable("The inference engine stopped unexpectedly. Please try again.") from error
+        await asyncio.wait_for(child.process.wait(), DEATH_TIMEOUT_S)
+    except TimeoutError:
+        return EngineUnavailable("The inference engine broke off its answer. Please try again.")
+    return EngineUnavailable("The inference engine stopped unexpectedly. Please try again.")
 
 
 def _is_spent(start: asyncio.Task[_Child]) -> bool:
@@ -146,17 +153,6 @@ def _socket_folder() -> tempfile.TemporaryDirectory[str]:
     """A new folder that only this user can enter."""
     fits = len(os.fsencode(tempfile.gettempdir())) <= MAX_FOLDER_BYTES
     return tempfile.TemporaryDirectory(prefix="caesura-", dir=None if fits else "/tmp", ignore_cleanup_errors=True)
-
-
-def _client(socket: Path) -> httpx.AsyncClient:
-    """Waits for an answer as long as it takes. A connection serves one request: a new one on a socket costs nothing,
-    and one kept alive may be closed by the child just when it is used again."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=limits),
-        base_url="http://engine",
-        timeout=httpx.Timeout(None, connect=5.0),
-    )
 
 
 async def _end(process: Process) -> None:

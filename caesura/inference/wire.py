@@ -25,19 +25,21 @@ from caesura.inference.engine import (
     ToolCall,
 )
 
-_REQUESTS = {kind.__name__: TypeAdapter(kind) for kind in (ChatRequest, CompletionRequest)}
+#: The longest line that is read: the longest body that the API takes, as ASCII.
+MAX_LINE_BYTES = 2**30
+
+_REQUESTS = {kind.__name__: TypeAdapter(kind) for kind in (ChatRequest, CompletionRequest, EmbedRequest)}
 _PIECES = {kind.__name__: TypeAdapter(kind) for kind in (Text, ToolCall, ToolArguments, Finished)}
-_EMBED_REQUEST = TypeAdapter(EmbedRequest)
 _EMBEDDINGS = TypeAdapter(Embeddings)
 #: The errors that keep their class on the way. Any other arrives as EngineUnavailable.
 _ERRORS = {error.__name__: error for error in (CaesuraError, InvalidRequest, BlobDamaged, EngineUnavailable)}
 
 
-def encode_request(request: ChatRequest | CompletionRequest) -> bytes:
+def encode_request(request: ChatRequest | CompletionRequest | EmbedRequest) -> bytes:
     return _line({type(request).__name__: asdict(request)})
 
 
-def decode_request(line: bytes) -> ChatRequest | CompletionRequest:
+def decode_request(line: bytes) -> ChatRequest | CompletionRequest | EmbedRequest:
     ((kind, value),) = json.loads(line).items()
     return _REQUESTS[kind].validate_python(value)
 
@@ -51,32 +53,24 @@ def encode_error(error: CaesuraError) -> bytes:
     return _line({"error": told})
 
 
-def decode_piece(line: str) -> Piece:
+def decode_piece(line: bytes) -> Piece:
     """The piece of the answer in `line`. Raises the error that it holds instead."""
     with _nonsense_is_unavailable():
         ((kind, value),) = _value_in(line).items()
         return _PIECES[kind].validate_python(value)
 
 
-def encode_embed_request(request: EmbedRequest) -> bytes:
-    return _line(asdict(request))
-
-
-def decode_embed_request(line: bytes) -> EmbedRequest:
-    return _EMBED_REQUEST.validate_python(json.loads(line))
-
-
 def encode_embeddings(embeddings: Embeddings) -> bytes:
     return _line(asdict(embeddings))
 
 
-def decode_embeddings(line: str) -> Embeddings:
+def decode_embeddings(line: bytes) -> Embeddings:
     """The embeddings in `line`. Raises the error that it holds instead."""
     with _nonsense_is_unavailable():
         return _EMBEDDINGS.validate_python(_value_in(line))
 
 
-def _value_in(line: str) -> Any:
+def _value_in(line: bytes) -> Any:
     match json.loads(line):
         case {"error": {"class": name, "message": message, "param": param, "code": code}}:
             raise _ERRORS.get(name, EngineUnavailable)(message, param=param, code=code)

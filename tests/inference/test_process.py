@@ -21,6 +21,7 @@ import uvloop
 
 from caesura.errors import BlobDamaged, EngineUnavailable, InvalidRequest
 from caesura.inference import process
+from caesura.inference.batch import MAX_ROWS
 from caesura.inference.embedding import prepare_embeddings
 from caesura.inference.engine import ChatRequest, CompletionRequest, Embeddings, EmbedRequest, Finished, Piece
 from caesura.inference.library import Library
@@ -31,6 +32,8 @@ from tests.inference.making import make, text_of
 
 REQUEST = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=0, max_tokens=20)
 ENDLESS = replace(REQUEST, base="endless", max_tokens=None)
+#: Leaves no place for another.
+FULL = replace(ENDLESS, n=MAX_ROWS)
 
 #: A server that asks its engine for an answer without end, tells so, and waits for what comes.
 PARENT = """
@@ -244,9 +247,9 @@ def test_an_engine_killed_before_it_embeds_is_told(engine: EngineProcess, runner
 
 def test_leaving_early_frees_the_engine(engine: EngineProcess, runner: asyncio.Runner) -> None:
     async def run() -> list[Piece]:
-        async with aclosing(engine.generate(ENDLESS)) as pieces:
+        async with aclosing(engine.generate(FULL)) as pieces:
             await anext(pieces)
-        return await answer(engine, REQUEST)
+        return await answer(engine, replace(REQUEST, base="endless"))
 
     assert isinstance(runner.run(run())[-1], Finished)
 
@@ -255,13 +258,14 @@ def test_a_request_that_is_cancelled_while_it_waits_does_not_hold_up_the_next(
     engine: EngineProcess, runner: asyncio.Runner
 ) -> None:
     async def run() -> list[Piece]:
-        async with aclosing(engine.generate(ENDLESS)) as running:
+        async with aclosing(engine.generate(FULL)) as running:
             await anext(running)
-            waiting = asyncio.create_task(answer(engine, ENDLESS))
-            await anext(running)
+            waiting = asyncio.create_task(answer(engine, FULL))
+            for _ in range(3 * FULL.n):
+                await anext(running)
             waiting.cancel()
             await asyncio.wait([waiting])
-        return await answer(engine, REQUEST)
+        return await answer(engine, replace(REQUEST, base="endless"))
 
     assert isinstance(runner.run(run())[-1], Finished)
 

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+import tempfile
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from caesura.errors import BlobDamaged, InvalidRequest
+from caesura.errors import BlobDamaged, CaesuraError, InvalidRequest
+from caesura.inference.embedding import prepare_embeddings
 from caesura.inference.engine import (
     ChatRequest,
     CompletionRequest,
@@ -23,16 +27,12 @@ from caesura.inference.engine import (
 )
 from caesura.inference.generation import Generation
 from caesura.inference.library import Library
-from caesura.inference.server import EmbedEndpoint, GenerateEndpoint, create_app
-from caesura.inference.wire import (
-    decode_embeddings,
-    decode_piece,
-    encode_embed_request,
-    encode_request,
-)
+from caesura.inference.server import EngineServer
+from caesura.inference.wire import decode_embeddings, decode_piece, encode_request
 from tests.inference.making import make
 
 REQUEST = ChatRequest("micro", None, [{"role": "user", "content": "Hi"}], temperature=0, max_tokens=5)
+COMPLETION = CompletionRequest("micro", None, [5, 6], temperature=0, max_tokens=3, echo=True, top_logprobs=1)
 ENDLESS = replace(REQUEST, base="endless", max_tokens=None)
 EMBED = EmbedRequest(["the"], "micro")
 #: In the place of a piece: it never comes.
@@ -43,29 +43,31 @@ NEVER = "never"
 class Scripted:
     """In the place of a Generation: tells what it was given; an exception among it is raised."""
 
-    pieces: list[Any] = field(default_factory=list[Any])
+    pieces: list[Any]
     requests: list[Any] = field(default_factory=list[Any])
     is_asked: asyncio.Event = field(default_factory=asyncio.Event)
-    is_left: bool = False
+    is_left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
-        self.requests.append(request)
-        self.is_asked.set()
+        self._note(request)
         try:
             for piece in self.pieces:
                 yield await self._told(piece)
         except (asyncio.CancelledError, GeneratorExit):
-            self.is_left = True
+            self.is_left.set()
             raise
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        self.requests.append(request)
-        self.is_asked.set()
+        self._note(request)
         try:
             return await self._told(*self.pieces)
         except asyncio.CancelledError:
-            self.is_left = True
+            self.is_left.set()
             raise
+
+    def _note(self, request: Any) -> None:
+        self.requests.append(request)
+        self.is_asked.set()
 
     async def _told(self, piece: Any) -> Any:
         if isinstance(piece, Exception):
@@ -75,88 +77,74 @@ class Scripted:
         return piece
 
 
-class Client:
-    """An HTTP client of an ASGI application, at its other end."""
-
-    def __init__(self, request: ChatRequest | CompletionRequest | EmbedRequest) -> None:
-        is_embed = isinstance(request, EmbedRequest)
-        body = encode_embed_request(request) if is_embed else encode_request(request)
-        self._received = asyncio.Queue[dict[str, Any]]()
-        self._received.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        self.sent: list[dict[str, Any]] = []
-        self.has_body = asyncio.Event()
-
-    async def receive(self) -> Any:
-        return await self._received.get()
-
-    async def send(self, message: Any) -> None:
-        self.sent.append(message)
-        if message["type"] == "http.response.body":
-            self.has_body.set()
-
-    def leave(self) -> None:
-        self._received.put_nowait({"type": "http.disconnect"})
-
-    async def ask(self, endpoint: GenerateEndpoint | EmbedEndpoint) -> None:
-        await endpoint({"type": "http", "method": "POST"}, self.receive, self.send)
-
-    @property
-    def status(self) -> int:
-        return self.sent[0]["status"]
-
-    @property
-    def lines(self) -> list[str]:
-        """One for each message of the body but the last, which is empty and ends it."""
-        *bodies, last = self.sent[1:]
-        assert last == {"type": "http.response.body", "body": b""}
-        lines = [line for message in bodies for line in message["body"].decode().splitlines()]
-        assert len(lines) == len(bodies)
-        return lines
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """That of the last line."""
-        return json.loads(self.lines[-1])["error"]
+Connect = Callable[[], Any]
 
 
-def endpoint(generation: Any, request: Any) -> GenerateEndpoint | EmbedEndpoint:
-    return EmbedEndpoint(generation) if isinstance(request, EmbedRequest) else GenerateEndpoint(generation)
+@asynccontextmanager
+async def serving(generation: Any) -> AsyncIterator[Connect]:
+    """Yields what opens a connection to a server that asks this generation."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = Path(folder) / "socket"
+        serving = asyncio.create_task(EngineServer(generation).serve(socket))
+        while not socket.exists():
+            assert not serving.done()
+            await asyncio.sleep(0)
+        yield lambda: asyncio.open_unix_connection(socket)
+        serving.cancel()
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        await asyncio.sleep(0)  # transports close a turn later
 
 
-def ask(request: Any, *pieces: Any) -> Client:
-    """The client, once it was answered with these pieces."""
+async def send(connect: Connect, request: Any) -> tuple[StreamReader, StreamWriter]:
+    reader, writer = await connect()
+    writer.write(encode_request(request))
+    return reader, writer
 
-    async def run() -> Client:
-        client, generation = Client(request), Scripted(list(pieces))
-        await client.ask(endpoint(generation, request))
+
+async def read_all(connect: Connect, request: Any) -> list[bytes]:
+    """The lines of the answer, at whose end the server closes the connection."""
+    reader, writer = await send(connect, request)
+    lines = (await reader.read()).splitlines(keepends=True)
+    writer.close()
+    return lines
+
+
+def ask(request: Any, *pieces: Any) -> list[bytes]:
+    """The lines of an answer that is made of these pieces."""
+
+    async def run() -> list[bytes]:
+        generation = Scripted(list(pieces))
+        async with serving(generation) as connect:
+            lines = await read_all(connect, request)
         assert generation.requests == [request]
-        assert not generation.is_left
-        return client
+        assert not generation.is_left.is_set()
+        return lines
 
     return asyncio.run(run())
 
 
-def test_an_answer_is_its_pieces_line_by_line() -> None:
-    pieces: list[Piece] = [
-        Text("a\u2028"),
-        ToolCall(0, "f"),
-        ToolArguments(0, "{"),
-        Text("b", 1),
-        Finished("stop", 1, 4),
-    ]
-
-    client = ask(REQUEST, *pieces)
-
-    assert client.status == 200
-    assert [decode_piece(line) for line in client.lines] == pieces
+def error_in(line: bytes) -> dict[str, Any]:
+    return json.loads(line)["error"]
 
 
-@pytest.mark.parametrize("request_", [REQUEST, CompletionRequest("micro", None, "Hi"), EMBED])
-def test_an_error_before_anything_is_told_decides_the_status(request_: Any) -> None:
-    client = ask(request_, InvalidRequest("Too long.", param="messages", code="context_length_exceeded"))
+@pytest.mark.parametrize("request_", [REQUEST, COMPLETION])
+def test_an_answer_is_its_pieces_line_by_line(request_: Any) -> None:
+    pieces = [Text("a\u2028"), ToolCall(0, "f"), ToolArguments(0, "{"), Text("b", 1), Finished("stop", 1, 4)]
 
-    assert client.status == 400
-    assert client.error == {
+    assert [decode_piece(line) for line in ask(request_, *pieces)] == pieces
+
+
+def test_embeddings_are_one_line() -> None:
+    embeddings = Embeddings([[0.1, -1e-30], [1.0, 0.0]], 7)
+
+    assert [decode_embeddings(line) for line in ask(EMBED, embeddings)] == [embeddings]
+
+
+@pytest.mark.parametrize("request_", [REQUEST, EMBED])
+def test_an_error_is_a_line_with_all_that_it_says(request_: Any) -> None:
+    (line,) = ask(request_, InvalidRequest("Too long.", param="messages", code="context_length_exceeded"))
+
+    assert error_in(line) == {
         "class": "InvalidRequest",
         "message": "Too long.",
         "param": "messages",
@@ -165,99 +153,109 @@ def test_an_error_before_anything_is_told_decides_the_status(request_: Any) -> N
 
 
 def test_an_error_in_the_middle_of_an_answer_is_its_last_line() -> None:
-    client = ask(REQUEST, Text("a"), BlobDamaged("The stored file is damaged."))
+    first, last = ask(REQUEST, Text("a"), BlobDamaged("The stored file is damaged."), Text("b"))
 
-    assert client.status == 200
-    assert decode_piece(client.lines[0]) == Text("a")
-    assert len(client.lines) == 2
-    assert client.error["class"] == "BlobDamaged"
+    assert decode_piece(first) == Text("a")
+    assert error_in(last)["class"] == "BlobDamaged"
 
 
 @pytest.mark.parametrize("request_", [REQUEST, EMBED])
 def test_an_unexpected_exception_is_logged_with_its_trace_and_answered_without(
     request_: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = ask(request_, RuntimeError("a secret of the machine"))
+    (line,) = ask(request_, RuntimeError("a secret of the machine"))
 
-    assert client.status == 500
-    assert "secret" not in str(client.lines)
+    assert error_in(line) == {"class": "CaesuraError", "message": CaesuraError().message, "param": None, "code": None}
     assert "Traceback" in caplog.text
     assert "a secret of the machine" in caplog.text
 
 
-def test_embeddings_are_one_line() -> None:
-    embeddings = Embeddings([[0.1, -1e-30], [1.0, 0.0]], 7)
-
-    client = ask(EMBED, embeddings)
-
-    assert client.status == 200
-    assert [decode_embeddings(line) for line in client.lines] == [embeddings]
-
-
 @pytest.mark.parametrize(("request_", "pieces"), [(REQUEST, [NEVER]), (REQUEST, [Text("a"), NEVER]), (EMBED, [NEVER])])
-def test_a_client_that_goes_away_leaves_the_generation_and_gets_nothing_more(request_: Any, pieces: list[Any]) -> None:
+def test_a_client_that_goes_away_leaves_the_generation(request_: Any, pieces: list[Any]) -> None:
     async def run() -> None:
-        client, generation = Client(request_), Scripted(pieces)
-        asked = asyncio.create_task(client.ask(endpoint(generation, request_)))
-        await (client.has_body if len(pieces) > 1 else generation.is_asked).wait()
-        client.leave()
-        await asked
-        assert generation.is_left
-        assert len(client.sent) == (2 if len(pieces) > 1 else 0)
+        generation = Scripted(pieces)
+        async with serving(generation) as connect:
+            reader, writer = await send(connect, request_)
+            await generation.is_asked.wait()
+            for _ in pieces[1:]:
+                await reader.readline()
+            writer.close()
+            await generation.is_left.wait()
 
     asyncio.run(run())
+
+
+def test_a_client_that_does_not_read_and_goes_away_leaves_the_generation() -> None:
+    async def run() -> None:
+        generation = Scripted([Text("a" * 10**6)] * 100)
+        async with serving(generation) as connect:
+            reader, writer = await send(connect, REQUEST)
+            await reader.readexactly(1)
+            assert not generation.is_left.is_set()
+            writer.transport.abort()
+            await generation.is_left.wait()
+
+    asyncio.run(run())
+
+
+def test_who_asks_nothing_or_only_half_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        generation = Scripted([Finished("stop", 1, 1)])
+        async with serving(generation) as connect:
+            for half in (b"", encode_request(REQUEST)[:50]):
+                reader, writer = await connect()
+                writer.write(half)
+                writer.write_eof()
+                assert await reader.read() == b""
+                writer.close()
+            assert generation.requests == []
+            assert len(await read_all(connect, REQUEST)) == 1
+
+    asyncio.run(run())
+    assert caplog.text == ""
+
+
+def test_a_long_request_arrives_whole() -> None:
+    request = replace(REQUEST, messages=[{"role": "user", "content": "é" * 10**6}])
+
+    (line,) = ask(request, Finished("stop", 1, 1))
+
+    assert decode_piece(line) == Finished("stop", 1, 1)
 
 
 def test_a_client_that_goes_away_in_the_middle_of_an_answer_frees_its_place(library: Library) -> None:
     async def run() -> None:
         generation = Generation(library)
-        client = Client(ENDLESS)
-        asked = asyncio.create_task(client.ask(GenerateEndpoint(generation)))
-        await client.has_body.wait()
-        client.leave()
-        await asked
-        other = Client(REQUEST)
-        await other.ask(GenerateEndpoint(generation))
-        assert other.status == 200
-        assert not any(batch.members for batch in generation._computing._batches.values())
+        async with serving(generation) as connect:
+            reader, writer = await send(connect, ENDLESS)
+            await reader.readline()
+            writer.close()
+            computing = generation._computing
+            while computing._listeners:
+                await read_all(connect, REQUEST)
+            assert not any(batch.members for batch in computing._batches.values())
 
     asyncio.run(run())
 
 
-def test_a_slow_client_holds_up_nobody(library: Library) -> None:
-    """It does not read: what it is sent waits."""
+def test_a_client_that_does_not_read_holds_up_nobody(library: Library) -> None:
+    async def run() -> list[bytes]:
+        async with serving(Generation(library)) as connect:
+            reader, writer = await send(connect, replace(ENDLESS, n=8))
+            await reader.readline()
+            lines = await read_all(connect, REQUEST)
+            writer.transport.abort()
+        return lines
 
-    class SlowClient(Client):
-        async def send(self, message: Any) -> None:
-            await super().send(message)
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-    async def run() -> Client:
-        generation = Generation(library)
-        slow, quick = SlowClient(ENDLESS), Client(REQUEST)
-        asked = asyncio.create_task(slow.ask(GenerateEndpoint(generation)))
-        await slow.has_body.wait()
-        await quick.ask(GenerateEndpoint(generation))
-        slow.leave()
-        await asked
-        return quick
-
-    assert len(asyncio.run(run()).lines) > 1
+    assert [decode_piece(line) for line in asyncio.run(run())] == make(library, REQUEST)
 
 
-def test_the_application_answers_requests_of_every_kind(library: Library) -> None:
-    completion = CompletionRequest("micro", None, [5, 6], temperature=0, max_tokens=3, echo=True, top_logprobs=1)
+def test_requests_of_every_kind_are_answered_at_the_same_time(library: Library) -> None:
+    async def run() -> list[list[bytes]]:
+        async with serving(Generation(library)) as connect:
+            return await asyncio.gather(*(read_all(connect, request) for request in (REQUEST, COMPLETION, EMBED)))
 
-    async def run() -> None:
-        transport = httpx.ASGITransport(create_app(library))
-        async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-            assert (await client.get("/healthz")).status_code == 200
-            for request in (REQUEST, completion):
-                response = await client.post("/generate", content=encode_request(request))
-                assert [decode_piece(line) for line in response.text.splitlines()] == make(library, request)
-            response = await client.post("/embed", content=encode_embed_request(EMBED))
-            assert len(decode_embeddings(response.text).vectors) == 1
-            assert (await client.get("/generate")).status_code == 405
-
-    asyncio.run(run())
+    chat, completion, embeddings = asyncio.run(run())
+    assert [decode_piece(line) for line in chat] == make(library, REQUEST)
+    assert [decode_piece(line) for line in completion] == make(library, COMPLETION)
+    assert [decode_embeddings(line) for line in embeddings] == [prepare_embeddings(library, EMBED)()]

@@ -214,8 +214,9 @@ def test_rows_of_one_decoder_may_be_used_in_turn(case: Case) -> None:
 def test_the_logits_and_hidden_states_of_a_whole_sequence_are_those_of_transformers(
     case: Case, pass_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At the lengths of the windows, and one token beyond, too."""
     monkeypatch.setattr(fused, "PASS_TOKENS", pass_tokens)
-    for token_ids in make_prompts(1, 50):
+    for token_ids in make_prompts(1, 50, 12, 13, 14, 15, 16, 17):
         logits_TV = case.decoder.prompt_logits(token_ids, None)
         hidden_TC = case.decoder.hidden_states(token_ids, None)
 

@@ -64,7 +64,8 @@ class CacheBesideLists(RuleBasedStateMachine):
                 torch.cat((row, added[:, :, index].unsqueeze(3)), dim=3) for index, row in enumerate(self.rows)
             ]
             written = [self.cache.write(layer, keys, values) for layer, (keys, values) in enumerate(added)]
-        for seen in {window, None}:
+        width = max(self.cache.lengths)
+        for seen in {window, width - 1 or None, width, width + 1, None}:
             self.check(written, self.cache.mask(seen), seen)
 
     def check(self, written: list[tuple[Tensor, Tensor]], mask_BW: Tensor | None, window: int | None) -> None:

@@ -68,11 +68,8 @@ class PlainDecoder:
     def hidden_states(self, token_ids: Sequence[int], adapter: LoadedAdapter | None) -> Tensor:
         token_ids_BT = torch.tensor([token_ids], device=self.device)
         with self._using(Groups([adapter], self.device)):
-            return (
-                self._model(input_ids=token_ids_BT, output_hidden_states=True, use_cache=False)
-                .hidden_states[-1][0]
-                .float()
-            )
+            output = self._model(input_ids=token_ids_BT, output_hidden_states=True, use_cache=False)
+        return output.hidden_states[-1][0].float()
 
     @torch.inference_mode()
     def prompt_logits(self, token_ids: Sequence[int], adapter: LoadedAdapter | None) -> Tensor:
