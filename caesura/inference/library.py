@@ -91,14 +91,20 @@ class Library:
             )
         began_s = time.monotonic()
         device = choose_device(self._settings.device)
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        base = load_base(name, settings, dtype, device)
+        base = load_base(name, settings, _dtype(self._settings.dtype, device), device)
         loaded = Loaded(base, build_decoder(base.model), find_format(_tool_template(base.tokenizer)))
         logger.info("loaded the base model '%s' in %.1f s", name, time.monotonic() - began_s)
         return loaded
 
     def _num_adapter_bytes(self) -> int:
         return sum(adapter.num_bytes for adapter in self._adapters.values())
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """On a CPU float32 unless another is asked for: there what shares a batch changes an answer least."""
+    if wanted == "auto":
+        wanted = "float32" if device.type == "cpu" else "bfloat16"
+    return getattr(torch, wanted)
 
 
 def _tool_template(tokenizer: ChatTokenizer) -> str | None:

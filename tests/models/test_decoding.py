@@ -339,6 +339,15 @@ def test_a_model_that_keeps_more_than_keys_and_values_is_refused(name: str) -> N
     assert caught.value.code == "unsupported_model"
 
 
+def test_a_model_that_calls_itself_stateful_is_refused_whatever_its_config_says() -> None:
+    """Older configs do not tell of their layers' kinds."""
+    model = make_model("gpt2")
+    model._is_stateful = True
+
+    with pytest.raises(InvalidRequest, match="engine_url"):
+        build_decoder(model)
+
+
 def test_a_model_without_linear_layers_is_refused() -> None:
     config = GPT2Config(vocab_size=64, n_embd=32, n_layer=0, n_head=2, bos_token_id=None, eos_token_id=None)
 
