@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -215,6 +216,20 @@ def test_nothing_happens_before_the_first_piece_is_asked_for(held: HeldLibrary) 
 
     asyncio.run(run())
     assert not held.is_asked.is_set()
+
+
+def test_answers_for_which_there_is_no_room_come_back_and_are_told_whole(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    max_bytes = 240 * library.base("micro").decoder.bytes_per_token  # all three join, and are too long soon
+    monkeypatch.setattr(generation, "Batch", partial(Batch, max_cache_bytes=max_bytes))
+    request = replace(REQUEST, temperature=1.0, seed=7, max_tokens=110, n=3)
+
+    async def run() -> list[Piece]:
+        async with asyncio.timeout(60):
+            return await ask(Generation(library), request)
+
+    assert by_answer(asyncio.run(run()), 3) == by_answer(make(library, request), 3)
 
 
 def test_an_answer_that_needs_no_token_has_its_end_at_once(library: Library) -> None:

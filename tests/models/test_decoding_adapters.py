@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from torch import Tensor
 
-from caesura.errors import BlobDamaged
-from caesura.models.decoding.adapters import LoadedAdapter
-from caesura.models.lora import Adapter, add_lora, fresh_adapter, to_files
+from caesura.errors import BlobDamaged, InvalidRequest
+from caesura.models.decoding.adapters import Groups, LoadedAdapter, load_adapter
+from caesura.models.lora import Adapter, add_lora, fresh_adapter, name_A, name_B, to_files
 from tests.models.conftest import Case, Oracle, assert_same, go_on, make_model, make_prompts
 
 #: Rank and alpha of each adapter; with alpha / rank 2, 1.5 and 0.5.
@@ -216,3 +216,26 @@ def test_what_is_no_number_stays_in_its_row_and_goes_with_it(
         rows.prefill([prompt], tuned[1].loaded)
         whole.append((tuned[1].oracle, prompt))
         step(5)
+
+
+def test_a_layer_that_sees_only_some_rows_of_different_adapters_is_refused() -> None:
+    """As the experts of a mixture do, where each is a layer of its own."""
+    names = ("expert",)
+    adapters = [
+        load_adapter(
+            Adapter(2, 2.0, {name_A("expert"): torch.ones(2, 3), name_B("expert"): torch.ones(4, 2)}),
+            {names: [(3, 4)]},
+            torch.float32,
+            torch.device("cpu"),
+        )
+        for _ in range(2)
+    ]
+    y = torch.zeros(3, 4)
+
+    Groups([adapters[0]] * 2, torch.device("cpu")).add_to(y, torch.ones(3, 3), names)
+    for mixed in (adapters, [adapters[0], None]):
+        with pytest.raises(InvalidRequest, match="engine_url") as raised:
+            Groups(mixed, torch.device("cpu")).add_to(y, torch.ones(3, 3), names)
+        assert raised.value.code == "unsupported_model"
+
+    assert y.tolist() == [[6.0] * 4] * 3  # 3 inputs, rank 2, alpha / rank 1

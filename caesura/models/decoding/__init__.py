@@ -21,6 +21,6 @@ __all__ = ["Decoder", "Rows", "build_decoder"]
 def build_decoder(model: nn.Module) -> Decoder:
     """The decoder of `model`, which it takes over: the model itself may not be called any more.
 
-    Raises InvalidRequest when the model has no linear layers to adapt.
+    Raises InvalidRequest when the model has no linear layers to adapt, or keeps more than keys and values of what came.
     """
     return FusedDecoder(model) if is_fusible(model) else PlainDecoder(model)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from caesura.errors import InvalidRequest
 from caesura.models.lora import Adapter, check_fit, name_A, name_B
 
 #: The names of a projection's modules.
@@ -65,7 +66,7 @@ class Groups:
     def __init__(self, adapters: Sequence[LoadedAdapter | None], device: torch.device) -> None:
         distinct = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
         members = [[row for row, own in enumerate(adapters) if own is adapter] for adapter in distinct]
-        self._num_groups = len(distinct)
+        self._num_rows, self._num_groups = len(adapters), len(distinct)
         self._size = max(map(len, members), default=0)
         filled = [row for group in members for row in group + group[:1] * (self._size - len(group))]
         #: The rows in order of their groups; None: they are so already, and all groups are full.
@@ -86,9 +87,19 @@ class Groups:
     def add_to(self, y_MO: Tensor, x_MI: Tensor, names: Names) -> None:
         """Add to `y_MO` what the adapters make of `x_MI` in the projection `names`. M: the tokens of all rows, row by
         row.
+
+        Raises InvalidRequest when rows of different adapters do not all come here: a layer that gets some of them (an
+        expert of a mixture) does not know which.
         """
         if not self._num_groups:
             return
+        if len(x_MI) != self._num_rows and (self._rows is not None or self._num_groups > 1):
+            raise InvalidRequest(
+                "The layers of this model do not see all tokens, so that requests for different tuned models cannot be "
+                "answered together. Serve it elsewhere and set 'engine_url' (docs/vllm.md).",
+                param="model",
+                code="unsupported_model",
+            )
         if self._rows is None:
             self._accumulate(y_MO.unflatten(0, (self._num_groups, -1)), x_MI, self._parts[names])
             return
