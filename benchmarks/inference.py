@@ -17,6 +17,7 @@ from benchmarks.options import Options
 from benchmarks.processes import run_program, say
 from benchmarks.server import RunningServer, running_server
 from caesura.ids import new_id, new_token
+from caesura.inference.process import ENGINE_ENVIRONMENT
 from caesura.jobs import Job, Status
 from caesura.settings import EMBEDDED_BASE
 from caesura.storage import LocalStorage, put_files
@@ -24,7 +25,13 @@ from caesura.store import open_store
 from caesura.store.files import new_file
 
 BATCH_SIZES = (1, 8, 32)
-MODELS = {"embedded": "the embedded base", "medium": "a Llama of random weights"}
+#: Model and arithmetic → what they are called.
+KINDS = {
+    ("embedded", "float32"): "the embedded base",
+    ("embedded", "bfloat16"): "the embedded base in bfloat16",
+    ("medium", "float32"): "a Llama of random weights",
+}
+NUM_TOKENS = 64
 #: Clients that ask at the same time, each of them again and again.
 NUM_CLIENTS = 16
 NUM_TUNED = 16
@@ -60,25 +67,27 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def run(options: Options) -> str:
-    results = {model: _measure(model, options) for model in (("embedded",) if options.quick else MODELS)}
-    return "\n".join([*(_rates(model, results[model], options) for model in results), _waits(options)])
+    kinds = list(KINDS)[:1] if options.quick else list(KINDS)
+    return "\n".join([*(_rates(*kind, _measure(*kind, options), options) for kind in kinds), _waits(options)])
 
 
-def _measure(model: str, options: Options) -> Any:
-    say(f"decoding: {model}")
+def _measure(model: str, dtype: str, options: Options) -> Any:
+    say(f"decoding: {KINDS[model, dtype]}")
     return run_program(
         "decode",
         {
             "threads": options.threads,
             "model": model,
+            "dtype": dtype,
             "batch_sizes": BATCH_SIZES,
-            "num_tokens": 16 if options.quick else 128,
+            "num_tokens": 16 if options.quick else NUM_TOKENS,
             "rounds": options.rounds,
         },
+        **ENGINE_ENVIRONMENT,
     )
 
 
-def _rates(model: str, results: Any, options: Options) -> str:
+def _rates(model: str, dtype: str, results: Any, options: Options) -> str:
     by_size: Results = {str(size): results[str(size)] for size in BATCH_SIZES}
     rows = [
         (
@@ -88,17 +97,18 @@ def _rates(model: str, results: Any, options: Options) -> str:
         )
         for contender, measure in CONTENDERS.items()
     ]
+    name = KINDS[model, dtype]
     explained = (
-        f"{MODELS[model][0].upper()}{MODELS[model][1:]} ({results['num_parameters'] / 1e6:.1f} million parameters), "
-        f"float32, {options.threads} threads, prompts of 60 tokens, 128 tokens each, drawn at temperature 1 from the "
-        f"whole distribution; medians of {options.rounds} rounds, all contenders in turn in one process. `ratio`: by "
-        "transformers' rate for the base alone, by PEFT's for one adapter, by one adapter's for eight (of rank 16, in "
-        "turn over the rows), by Caesura's for the limit. Caesura is the sampler as training calls it: it returns each "
-        "token's log-probability too. `the limit`: the matrix products of the steps' linear layers, by torch's fastest "
-        "way for each, and nothing else."
+        f"{name[0].upper()}{name[1:]}: {results['num_parameters'] / 1e6:.1f} million parameters, {dtype} for all, "
+        f"{options.threads} threads in the engine's environment (GOMP_SPINCOUNT, large pages). Prompts of 32 tokens, "
+        f"{NUM_TOKENS} tokens each, drawn at temperature 1 from the whole distribution; medians of {options.rounds} "
+        "rounds, all contenders in turn in one process. `ratio`: to transformers' rate for the base alone, to PEFT's "
+        "for one adapter, to one adapter's for eight (of rank 16, in turn over the rows), to Caesura's for the limit. "
+        "Caesura is the sampler as training calls it: it gives each token's log-probability too. `the limit`: the "
+        "matrix products of the steps' linear layers, by torch's fastest way for each, and nothing else."
     )
-    bars = _bars(by_size) if model == "embedded" else ""
-    return report.section(f"Decoding, {MODELS[model]}", report.table(COLUMNS, rows), explained, *filter(None, [bars]))
+    bars = [_bars(by_size)] if (model, dtype) == ("embedded", "float32") else []
+    return report.section(f"Decoding, {name}", report.table(COLUMNS, rows), explained, *bars)
 
 
 def _rate(result: Mapping[str, Mapping[str, float]], contender: str) -> str:

@@ -26,14 +26,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**own, **WORKER_ENVIRONMENT, **OFFLINE, **more}
 
 
-def run_program(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `benchmarks.programs.{name}` and return its result: the JSON object on its last line of output.
+def run_program(name: str, arguments: Mapping[str, Any], **more: str) -> dict[str, Any]:
+    """Run `benchmarks.programs.{name}` and return its result: the JSON object on its last line of output. `more` is for
+    its environment.
 
     Raises ProgramFailed with the end of what it wrote to standard error.
     """
     command = [sys.executable, "-m", f"benchmarks.programs.{name}", json.dumps(dict(arguments))]
     ended = subprocess.run(
-        command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
+        command, env=environment(**more), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     if ended.returncode != 0:
         raise ProgramFailed(f"{name} ended with exit code {ended.returncode}:\n{ended.stderr[-2000:]}")

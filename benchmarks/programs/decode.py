@@ -23,7 +23,7 @@ from caesura.models.lora import Adapter, add_lora, fresh_adapter, to_files
 from caesura.settings import EMBEDDED_BASE_PATH
 from caesura.training.plan import LORA_ALPHA, LORA_RANK
 
-NUM_PROMPT_TOKENS = 60
+NUM_PROMPT_TOKENS = 32
 NUM_ADAPTERS = 8
 #: A model of 33 million parameters, with random weights: what it says does not matter here.
 MEDIUM = {
@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     with TemporaryDirectory() as folder:
         path = str(EMBEDDED_BASE_PATH) if asked["model"] == "embedded" else _make_medium(folder)
-        models = _load(path)
+        models = _load(path, getattr(torch, asked["dtype"]))
     results: dict[str, Any] = {"num_parameters": sum(parameter.numel() for parameter in models.plain.parameters())}
     for batch_size in asked["batch_sizes"]:
         results[str(batch_size)] = _compare(models, batch_size, asked["num_tokens"], asked["rounds"])
@@ -69,9 +69,9 @@ def _make_medium(folder: str) -> str:
     return folder
 
 
-def _load(path: str) -> Models:
+def _load(path: str, dtype: torch.dtype) -> Models:
     def load() -> Any:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
 
     adapters = [_random_adapter(load(), seed) for seed in range(NUM_ADAPTERS)]
     with TemporaryDirectory() as folder:
@@ -154,7 +154,7 @@ def _generate(model: Any, token_ids_BT: torch.Tensor, num_tokens: int) -> int:
 def _matrices(model: Any, batch_size: int, num_tokens: int) -> int:
     """The matrix products of the steps and nothing else, by the fastest way that torch has for each."""
     weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    inputs = {weight.shape[1]: torch.randn(batch_size, weight.shape[1]) for weight in weights}
+    inputs = {weight.shape[1]: torch.randn(batch_size, weight.shape[1]).to(weight.dtype) for weight in weights}
     packed = [torch.ops.mkldnn._reorder_linear_weight(weight.detach()) for weight in weights]
     with torch.inference_mode():
         for _ in range(num_tokens):

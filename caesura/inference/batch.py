@@ -84,11 +84,26 @@ class Batch(Generic[M]):
         return chosen
 
     def join(self, members: Sequence[M]) -> list[tuple[M, Outcome]]:
-        """Take these in: their next tokens."""
-        outcomes: list[tuple[M, Outcome]] = []
-        for _, siblings in groupby(sorted(members, key=_adapter_id), key=_adapter_id):
-            outcomes += self._prefill(list(siblings))
-        return outcomes
+        """Take these in: their next tokens. A prompt that several of them begin with is computed once."""
+        if not members:
+            return []
+        # By adapter, so that those with the same one are mostly neighbours, and need not be gathered at every step.
+        members = sorted(members, key=lambda member: id(member.prompt.adapter))
+        families = [list(family) for _, family in groupby(members, key=_family)]
+        before = self._rows.num_rows
+        logits_BV = self._rows.prefill(
+            [[*family[0].prompt.token_ids, *family[0].token_ids] for family in families],
+            [family[0].prompt.adapter for family in families],
+        )
+        ordered = [family[0] for family in families]
+        rows = list(range(len(families)))
+        for row, (_, *siblings) in enumerate(families):
+            if siblings:
+                self._rows.copy(before + row, len(siblings))
+                ordered += siblings
+                rows += [row] * len(siblings)
+        self._members += ordered
+        return self._draw(logits_BV[rows], ordered)
 
     def step(self) -> list[tuple[M, Outcome]]:
         """The next tokens of all members."""
@@ -112,23 +127,6 @@ class Batch(Generic[M]):
             self._members[row] = self._members[-1]
             self._members.pop()
 
-    def _prefill(self, members: list[M]) -> list[tuple[M, Outcome]]:
-        """All with the same adapter. A prompt that several of them begin with is computed once."""
-        families = [list(family) for _, family in groupby(members, key=_family)]
-        before = self._rows.num_rows
-        logits_BV = self._rows.prefill(
-            [[*family[0].prompt.token_ids, *family[0].token_ids] for family in families], members[0].prompt.adapter
-        )
-        ordered = [family[0] for family in families]
-        rows = list(range(len(families)))
-        for row, (_, *siblings) in enumerate(families):
-            if siblings:
-                self._rows.copy(before + row, len(siblings))
-                ordered += siblings
-                rows += [row] * len(siblings)
-        self._members += ordered
-        return self._draw(logits_BV[rows], ordered)
-
     def _draw(self, logits_BV: Tensor, members: list[M]) -> list[tuple[M, Outcome]]:
         drawn = draw(logits_BV, [member.draw for member in members])
         outcomes = [(member, _add(member, one)) for member, one in zip(members, drawn, strict=True)]
@@ -150,10 +148,6 @@ def _add(member: Member, drawn: Drawn) -> Outcome:
 
 def _num_tokens(member: Member) -> int:
     return len(member.prompt.token_ids) + len(member.token_ids)
-
-
-def _adapter_id(member: Member) -> int:
-    return id(member.prompt.adapter)
 
 
 def _family(member: Member) -> object:

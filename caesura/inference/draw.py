@@ -73,8 +73,8 @@ class Drawn:
 def draw(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
     """A token for each row, by its own `Draw`, which takes note of it. `logits_BV` is float32."""
     adjusted_BV = _adjust(logits_BV, draws)
-    token_ids: list[int] = adjusted_BV.argmax(-1).tolist()
     rows = [row for row, own in enumerate(draws) if not own.is_greedy]
+    token_ids: list[int] = adjusted_BV.argmax(-1).tolist() if len(rows) < len(draws) else [0] * len(draws)
     if rows:
         sampled_BV = adjusted_BV if len(rows) == len(draws) else adjusted_BV[rows]
         for row, token_id in zip(rows, _sample(sampled_BV, [draws[row] for row in rows]), strict=True):
@@ -116,8 +116,9 @@ def _adjust(logits_BV: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 def _sample(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
     device = logits_BV.device
-    temperatures_B1 = torch.tensor([[own.temperature] for own in draws], device=device)
-    probs_BV = (logits_BV / temperatures_B1).softmax(-1)
+    if any(own.temperature != 1 for own in draws):
+        logits_BV = logits_BV / torch.tensor([[own.temperature] for own in draws], device=device)
+    probs_BV = logits_BV.softmax(-1)
     uniforms_B1 = torch.tensor([[own.next_uniform()] for own in draws], dtype=torch.float64, device=device)
     return _invert(_keep_top_p(probs_BV, draws), uniforms_B1).tolist()
 

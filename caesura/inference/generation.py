@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import torch
+
 from caesura.inference.answer import Answer
 from caesura.inference.batch import Batch
 from caesura.inference.embedding import prepare_embeddings
@@ -38,11 +40,12 @@ class Listener:
 class Generation:
     """Answers one event loop, in which it is made, until the process ends."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, num_threads: Callable[[], int] | None = None) -> None:
+        """`num_threads` says, before each step, by how many threads to compute; None leaves torch as it is."""
         self._library = library
         self._preparing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preparing")
         self._tasks: SimpleQueue[Task] = SimpleQueue()
-        self._computing = _Computing(self._tasks)
+        self._computing = _Computing(self._tasks, num_threads)
         threading.Thread(target=self._computing.run, name="computing", daemon=True).start()
 
     async def generate(self, request: ChatRequest | CompletionRequest) -> AsyncGenerator[Piece, None]:
@@ -95,8 +98,9 @@ class Generation:
 class _Computing:
     """What the computing thread has in hand. All is called in that thread."""
 
-    def __init__(self, tasks: SimpleQueue[Task]) -> None:
+    def __init__(self, tasks: SimpleQueue[Task], num_threads: Callable[[], int] | None) -> None:
         self._tasks = tasks
+        self._num_threads = num_threads
         self._batches: dict[Decoder, Batch[Answer]] = {}
         #: Of each base model, in the order in which they came.
         self._waiting: dict[Decoder, deque[Answer]] = {}
@@ -107,10 +111,15 @@ class _Computing:
         while True:
             for task in self._take_tasks():
                 task()
+            self._share_cores()
             for decoder in list(self._batches):
                 self._advance(decoder)
             _tell(self._untold)
             self._untold = []
+
+    def _share_cores(self) -> None:
+        if self._num_threads is not None and (num_threads := self._num_threads()) != torch.get_num_threads():
+            torch.set_num_threads(num_threads)
 
     def take(self, answers: Sequence[Answer], listener: Listener) -> None:
         """Make these, of one request."""
@@ -145,10 +154,9 @@ class _Computing:
             waiting.extendleft(reversed(batch.crowd_out()))
             outcomes = batch.step() if batch.members else []
             joining = batch.choose(waiting)
-            if joining:
-                for _ in joining:
-                    waiting.popleft()
-                outcomes += batch.join(joining)
+            for _ in joining:
+                waiting.popleft()
+            outcomes += batch.join(joining)
         except Exception as error:
             self._fail(decoder, error)
             return

@@ -31,6 +31,7 @@ class Sample:
 class Parameters:
     """How samples are drawn; the values are those of OpenAI's API."""
 
+    #: At least 1.
     max_tokens: int
     eos_token_ids: frozenset[int]
     temperature: float = 1.0
@@ -46,6 +47,8 @@ class Sampler:
     def __init__(self, decoder: Decoder, max_rows: int = MAX_ROWS) -> None:
         self._decoder = decoder
         self._max_rows = max_rows
+        #: Between two calls it is empty, and keeps its memory.
+        self._batch: Batch[_Growing] = Batch(decoder, max_rows)
 
     def sample(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], parameters: Parameters
@@ -55,8 +58,15 @@ class Sampler:
             [_Growing(prompt, seed, parameters) for seed in its_seeds]
             for prompt, its_seeds in zip(prompts, seeds, strict=True)
         ]
-        waiting = [one for group in growing for one in group]
-        batch: Batch[_Growing] = Batch(self._decoder, self._max_rows)
+        try:
+            self._grow([one for group in growing for one in group])
+        except BaseException:
+            self._batch = Batch(self._decoder, self._max_rows)
+            raise
+        return [[one.sample() for one in group] for group in growing]
+
+    def _grow(self, waiting: list[_Growing]) -> None:
+        batch = self._batch
         while waiting or batch.members:
             joining = batch.choose(waiting)
             del waiting[: len(joining)]
@@ -65,7 +75,6 @@ class Sampler:
                 if isinstance(outcome, Exception):
                     raise outcome
             waiting[:0] = batch.crowd_out()
-        return [[one.sample() for one in group] for group in growing]
 
 
 class _Growing:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from caesura.errors import CaesuraError
+from caesura.inference.cores import FreeCores
 from caesura.inference.engine import EmbedRequest
 from caesura.inference.generation import Generation
 from caesura.inference.library import Library
@@ -91,10 +92,11 @@ def main() -> None:
     threading.Thread(target=_exit_at_end_of_input, args=(socket,), daemon=True).start()
     settings = load_settings(None, {})
     configure(settings.log_level, "engine")
-    if settings.threads is not None:  # else torch takes the cores that this process may use
+    if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     library = Library(settings, LocalStorage(settings.data_dir / "blobs"))
-    asyncio.run(EngineServer(Generation(library)).serve(socket))
+    generation = Generation(library, FreeCores().count if settings.threads is None else None)
+    asyncio.run(EngineServer(generation).serve(socket))
 
 
 def _exit_at_end_of_input(socket: Path) -> None:

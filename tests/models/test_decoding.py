@@ -43,7 +43,7 @@ fused_only = pytest.mark.parametrize(
 def assert_says_the_same(case: Case, prompts: list[list[int]], num_tokens: int) -> None:
     """All prompts at once, as each alone through `transformers`."""
     rows = case.decoder.new_rows()
-    tokens, logits = go_on(rows, rows.prefill(prompts, None), num_tokens)
+    tokens, logits = go_on(rows, rows.prefill(prompts, [None] * len(prompts)), num_tokens)
     for prompt, own_tokens, own_logits_TV in zip(prompts, tokens, logits, strict=True):
         expected_tokens, expected_TV = case.oracle.generate(prompt, num_tokens)
         assert_same(own_logits_TV, expected_TV)
@@ -80,7 +80,7 @@ def test_no_pass_has_more_tokens_than_it_may(case: Case, monkeypatch: pytest.Mon
     forward = case.decoder.forward
     monkeypatch.setattr(case.decoder, "forward", lambda *args: (sizes.append(len(args[0])), forward(*args))[1])
     monkeypatch.setattr(fused, "PASS_TOKENS", 16)
-    case.decoder.new_rows().prefill(make_prompts(33, 20, 1), None)
+    case.decoder.new_rows().prefill(make_prompts(33, 20, 1), [None] * 3)
 
     assert max(sizes) <= 16
     assert sum(sizes) == 3 * 33
@@ -90,8 +90,8 @@ def test_no_pass_has_more_tokens_than_it_may(case: Case, monkeypatch: pytest.Mon
 def test_a_row_may_join_a_shorter_and_a_longer_one(case: Case, lengths: tuple[int, int]) -> None:
     prompts = make_prompts(*lengths)
     rows = case.decoder.new_rows()
-    first_tokens, first_logits = go_on(rows, rows.prefill(prompts[:1], None), 6)
-    (joined_1V,) = rows.prefill(prompts[1:], None)
+    first_tokens, first_logits = go_on(rows, rows.prefill(prompts[:1], [None]), 6)
+    (joined_1V,) = rows.prefill(prompts[1:], [None] * len(prompts[1:]))
     (token,) = (row[-1] for row in first_tokens)
     logits_BV = rows.step([token, int(joined_1V.argmax())])
     tokens, logits = go_on(rows, logits_BV, 12)
@@ -141,7 +141,7 @@ class Schedule:
     def _join(self) -> None:
         lengths = [self._random.choice((1, 3, 10, 25, 60)) for _ in range(self._random.randint(1, 3))]
         prompts = make_prompts(*lengths, seed=self._random.randrange(1000))
-        for prompt, logits_V in zip(prompts, self._rows.prefill(prompts, None), strict=True):
+        for prompt, logits_V in zip(prompts, self._rows.prefill(prompts, [None] * len(prompts)), strict=True):
             self._tokens.append(prompt)
             self._logits.append([logits_V])
 
@@ -178,7 +178,7 @@ def test_rows_go_on_when_there_are_many_columns(case: Case) -> None:
     prompts = make_prompts(5, 1)
     tokens = make_prompts(160, 160, seed=1)
     rows = case.decoder.new_rows()
-    steps = [rows.prefill(prompts, None), *(rows.step([a, b]) for a, b in zip(*tokens, strict=True))]
+    steps = [rows.prefill(prompts, [None] * len(prompts)), *(rows.step([a, b]) for a, b in zip(*tokens, strict=True))]
 
     for row in range(2):
         expected_TV = case.oracle.logits(prompts[row] + tokens[row])[len(prompts[row]) - 1 :]
@@ -193,7 +193,7 @@ def test_columns_that_no_row_needs_any_more_are_given_back() -> None:
     model.register_forward_pre_hook(
         lambda _module, _args, kwargs: widths.append(kwargs["attention_mask"].shape[1]), with_kwargs=True
     )
-    rows.prefill(make_prompts(50, 4, 6), None)
+    rows.prefill(make_prompts(50, 4, 6), [None] * 3)
     rows.remove(0)
     rows.step([1, 2])
 
@@ -203,7 +203,7 @@ def test_columns_that_no_row_needs_any_more_are_given_back() -> None:
 def test_rows_of_one_decoder_may_be_used_in_turn(case: Case) -> None:
     prompts = make_prompts(6, 11)
     both = [case.decoder.new_rows() for _ in prompts]
-    logits = [rows.prefill([prompt], None) for rows, prompt in zip(both, prompts, strict=True)]
+    logits = [rows.prefill([prompt], [None]) for rows, prompt in zip(both, prompts, strict=True)]
     for step in range(8):
         tokens = [int(logits_1V.argmax()) for logits_1V in logits]
         assert tokens == [case.oracle.generate(prompt, step + 1)[0][-1] for prompt in prompts]
@@ -234,7 +234,7 @@ def test_in_bfloat16_logits_are_near_those_of_float32_and_come_as_float32(name: 
     prompts = make_prompts(20, 33)
     tokens = make_prompts(12, 12, seed=1)
     rows = decoder.new_rows()
-    steps = [rows.prefill(prompts, None), *(rows.step([a, b]) for a, b in zip(*tokens, strict=True))]
+    steps = [rows.prefill(prompts, [None] * len(prompts)), *(rows.step([a, b]) for a, b in zip(*tokens, strict=True))]
     whole = [prompt + more for prompt, more in zip(prompts, tokens, strict=True)]
     sequences = [(decoder.prompt_logits(whole[0], None), 0, 0)]
     sequences += [(torch.stack([logits_BV[row] for logits_BV in steps]), row, len(prompts[row]) - 1) for row in (0, 1)]
@@ -257,7 +257,7 @@ def test_nothing_is_kept_for_gradients_and_no_weight_changes(name: str, kind: Ca
 
     def use_all() -> list[Tensor]:
         rows = decoder.new_rows()
-        made = [rows.prefill(make_prompts(3, 8), None)]
+        made = [rows.prefill(make_prompts(3, 8), [None] * 2)]
         rows.copy(0, 2)
         made.append(rows.step([1, 2, 3, 4]))
         rows.remove(1)

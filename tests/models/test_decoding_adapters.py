@@ -62,7 +62,7 @@ def test_rows_of_one_adapter_go_on_as_peft_does(case: Case, tuned: list[Tuned]) 
     prompts = make_prompts(9, 1, 30)
     for one in tuned:
         rows = case.decoder.new_rows()
-        tokens, logits = go_on(rows, rows.prefill(prompts, one.loaded), 16)
+        tokens, logits = go_on(rows, rows.prefill(prompts, [one.loaded] * len(prompts)), 16)
         for prompt, own_tokens, own_logits_TV in zip(prompts, tokens, logits, strict=True):
             expected_tokens, expected_TV = one.oracle.generate(prompt, 16)
             assert_same(own_logits_TV, expected_TV)
@@ -80,7 +80,7 @@ def test_the_logits_and_hidden_states_of_a_whole_sequence_are_those_of_peft(case
 def go_on_with(case: Case, adapters: Sequence[LoadedAdapter | None], prompts: Sequence[list[int]]) -> list[Tensor]:
     """The logits of each row's next eight tokens, [T, V], which are drawn: the rows stay comparable."""
     rows = case.decoder.new_rows()
-    steps = [torch.cat([rows.prefill([prompt], own) for own, prompt in zip(adapters, prompts, strict=True)])]
+    steps = [torch.cat([rows.prefill([prompt], [own]) for own, prompt in zip(adapters, prompts, strict=True)])]
     steps += [rows.step([prompt[0] + step for prompt in prompts]) for step in range(7)]
     return list(torch.stack(steps, dim=1))
 
@@ -109,7 +109,7 @@ def test_rows_of_different_adapters_that_come_and_go_say_what_peft_says(case: Ca
     adapters = [tuned[0].loaded, None, tuned[1].loaded, tuned[2].loaded]
     rows = case.decoder.new_rows()
     for prompt, adapter in list(zip(prompts, adapters, strict=True))[:3]:
-        rows.prefill([prompt], adapter)
+        rows.prefill([prompt], [adapter])
     held = [(oracle, list(prompt)) for oracle, prompt in zip(oracles, prompts, strict=True)][:3]
 
     def step(token: int) -> None:
@@ -125,7 +125,7 @@ def test_rows_of_different_adapters_that_come_and_go_say_what_peft_says(case: Ca
     rows.remove(0)
     held[0] = held.pop()
     step(7)
-    rows.prefill([prompts[3]], adapters[3])
+    rows.prefill([prompts[3]], [adapters[3]])
     held.append((oracles[3], list(prompts[3])))
     step(8)
     rows.remove(1)
@@ -194,7 +194,7 @@ def test_what_is_no_number_stays_in_its_row_and_goes_with_it(
     adapters.insert(place, damaged)
     rows = case.decoder.new_rows()
     for (_, prompt), adapter in zip(whole, adapters, strict=True):
-        rows.prefill([prompt, prompt] if adapter is damaged else [prompt], adapter)
+        rows.prefill([prompt, prompt], [adapter, adapter]) if adapter is damaged else rows.prefill([prompt], [adapter])
         if adapter is damaged:
             rows.remove(rows.num_rows - 1)
 
@@ -213,7 +213,7 @@ def test_what_is_no_number_stays_in_its_row_and_goes_with_it(
     whole.pop()
     step(4)
     for prompt in prompts[3:]:  # a shorter and a longer one take the place
-        rows.prefill([prompt], tuned[1].loaded)
+        rows.prefill([prompt], [tuned[1].loaded])
         whole.append((tuned[1].oracle, prompt))
         step(5)
 

@@ -61,9 +61,13 @@ def load_adapter(adapter: Adapter, projections: Projections, dtype: torch.dtype,
 
 
 class Groups:
-    """The rows of a forward pass, sorted by adapter. Only rows that share one may have more than one token."""
+    """The tokens of a forward pass, sorted by adapter: `num_tokens` of each row."""
 
-    def __init__(self, adapters: Sequence[LoadedAdapter | None], device: torch.device) -> None:
+    def __init__(self, adapters: Sequence[LoadedAdapter | None], device: torch.device, *, num_tokens: int = 1) -> None:
+        if num_tokens > 1:
+            # What has one adapter is one group, however much it is.
+            is_mixed = len(set(adapters)) > 1
+            adapters = [own for own in adapters for _ in range(num_tokens)] if is_mixed else adapters[:1]
         distinct = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
         members = [[row for row, own in enumerate(adapters) if own is adapter] for adapter in distinct]
         self._num_rows, self._num_groups = len(adapters), len(distinct)
@@ -109,13 +113,11 @@ class Groups:
 
     def _accumulate(self, y_GMO: Tensor, x_MI: Tensor, part: LowRank) -> None:
         down_GMR = x_MI.unflatten(0, (self._num_groups, -1)).bmm(part.down)
-        if len(part.ups) == 1:
-            y_GMO.baddbmm_(down_GMR, part.ups[0])
-            return
         begin = 0
         for part_GMR, up_GRO in zip(down_GMR.chunk(len(part.ups), dim=2), part.ups, strict=True):
             end = begin + up_GRO.shape[2]
-            y_GMO[:, :, begin:end].baddbmm_(part_GMR, up_GRO)
+            # Not baddbmm_: into a part of a tensor it goes group by group, in a loop.
+            y_GMO[:, :, begin:end].add_(part_GMR.bmm(up_GRO))
             begin = end
 
 

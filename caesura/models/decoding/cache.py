@@ -90,6 +90,8 @@ class KeyValueCache:
             tensor[last].zero_()
         self._starts.pop()
         self._padding = None
+        if not self._starts:
+            self._head = 0
 
     def advance(self) -> None:
         """Give each row one more token, which `write` then fills in, layer by layer."""

@@ -18,8 +18,10 @@ class Rows(Protocol):
     @property
     def num_rows(self) -> int: ...
 
-    def prefill(self, prompts: Sequence[Sequence[int]], adapter: LoadedAdapter | None) -> Tensor:
-        """Append a row for each prompt, none of them empty; returns the logits of their next tokens, [B, V]."""
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[LoadedAdapter | None]) -> Tensor:
+        """Append a row for each prompt, none of them empty, with its adapter; returns the logits of their next tokens,
+        [B, V].
+        """
         ...
 
     def copy(self, row: int, num_copies: int) -> None:

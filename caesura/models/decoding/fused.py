@@ -26,7 +26,10 @@ from caesura.models.decoding.layers import FAMILIES, Layer, Linear, Norm, Projec
 from caesura.models.lora import Adapter
 
 #: Tokens of one pass, padding included; longer prompts are cut into several, to bound the memory.
-PASS_TOKENS = 2048
+PASS_TOKENS = 1024
+
+#: Rotations are made for so many positions at least.
+MIN_POSITIONS = 512
 
 #: From a layer and its queries, keys and values, [M, N, D] and [M, H, D], to what it attends to, [M, N · D].
 Attend = Callable[[int, Layer, Tensor, Tensor, Tensor], Tensor]
@@ -53,6 +56,8 @@ class FusedDecoder:
         self._final_norm: Norm = taker.norm(model.model.norm)
         self._layers = taker.layers()
         self._kinds = {layer.kind for layer in self._layers}
+        #: By kind, of the positions that came so far.
+        self._rotations: dict[str, Rotation] = {}
         self._projections = taker.projections
 
     @property
@@ -71,11 +76,11 @@ class FusedDecoder:
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], adapter: LoadedAdapter | None) -> Tensor:
-        return torch.cat(list(Prompts(self, [token_ids], adapter).passes()), dim=1)[0].float()
+        return torch.cat(list(Prompts(self, [token_ids], [adapter]).passes()), dim=1)[0].float()
 
     @torch.inference_mode()
     def prompt_logits(self, token_ids: Sequence[int], adapter: LoadedAdapter | None) -> Tensor:
-        return self.logits(torch.cat(list(Prompts(self, [token_ids], adapter).passes()), dim=1)[0])
+        return self.logits(torch.cat(list(Prompts(self, [token_ids], [adapter]).passes()), dim=1)[0])
 
     def logits(self, hidden_MC: Tensor) -> Tensor:
         """From the last hidden states to the logits of the next tokens, [M, V]."""
@@ -84,14 +89,13 @@ class FusedDecoder:
     def forward(self, token_ids_M: Tensor, positions_M: Tensor, attend: Attend, groups: Groups) -> Tensor:
         """The last hidden states, [M, C]."""
         x_MC: Tensor = self._embed(token_ids_M)
-        rotations = {kind: self._rotation(x_MC, positions_M, kind) for kind in self._kinds}
+        rotations = {kind: self._rotation(positions_M, kind) for kind in self._kinds}
         for index, layer in enumerate(self._layers):
             qkv_M = _project(layer.norm(x_MC), layer.qkv, groups)
             attended_M = attend(index, layer, *self._heads(layer, qkv_M, rotations[layer.kind]))
-            x_MC = x_MC + _normed(_project(attended_M, layer.output, groups), layer.attended_norm)
+            x_MC = _add(x_MC, attended_M, layer.output, layer.attended_norm, groups)
             gate_M, up_M = _project(layer.mlp_norm(x_MC), layer.gate_up, groups).chunk(2, dim=-1)
-            made_MC = _project(layer.act(gate_M).mul_(up_M), layer.down, groups)
-            x_MC = x_MC + _normed(made_MC, layer.made_norm)
+            x_MC = _add(x_MC, layer.act(gate_M).mul_(up_M), layer.down, layer.made_norm, groups)
         return self._final_norm(x_MC)
 
     def _heads(self, layer: Layer, qkv_M: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,13 +108,22 @@ class FusedDecoder:
         rotated = _rotate(rotated, rotation)
         return rotated[:, :num_heads], rotated[:, num_heads:], values
 
-    def _rotation(self, x_MC: Tensor, positions_M: Tensor, kind: str) -> Rotation:
-        """Cosines and signed sines (Su et al. 2021, arXiv:2104.09864), [M, 1, D]. The model's own module knows all ways
-        of scaling them."""
-        by_kind = (kind,) if self._rotates_by_kind else ()
-        cos_1MD, sin_1MD = self._rotary(x_MC, positions_M.unsqueeze(0), *by_kind)
-        sin_1MD[..., : self._head_dim // 2].neg_()
-        return cos_1MD[0].unsqueeze(1), sin_1MD[0].unsqueeze(1)
+    def _rotation(self, positions_M: Tensor, kind: str) -> Rotation:
+        """Cosines and signed sines (Su et al. 2021, arXiv:2104.09864), [M, 1, D]."""
+        num_positions = self._rotations[kind][0].shape[0] if kind in self._rotations else 0
+        num_wanted = int(positions_M.max()) + 1
+        if num_wanted > num_positions:
+            self._rotations[kind] = self._rotate_all(max(num_wanted, 2 * num_positions, MIN_POSITIONS), kind)
+        cos, signed_sin = self._rotations[kind]
+        return cos[positions_M], signed_sin[positions_M]
+
+    def _rotate_all(self, num_positions: int, kind: str) -> Rotation:
+        """Of all positions. The model's own module knows all ways of scaling them."""
+        like = torch.empty(0, dtype=self._dtype, device=self.device)
+        positions_1T = torch.arange(num_positions, device=self.device).unsqueeze(0)
+        cos_1TD, sin_1TD = self._rotary(like, positions_1T, *((kind,) if self._rotates_by_kind else ()))
+        sin_1TD[..., : self._head_dim // 2].neg_()
+        return cos_1TD[0].unsqueeze(1), sin_1TD[0].unsqueeze(1)
 
 
 class FusedRows:
@@ -130,11 +143,11 @@ class FusedRows:
         return len(self._adapters)
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]], adapter: LoadedAdapter | None) -> Tensor:
-        pending = Prompts(self._decoder, prompts, adapter)
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[LoadedAdapter | None]) -> Tensor:
+        pending = Prompts(self._decoder, prompts, adapters)
         *_, hidden_BTC = pending.passes()
         self._cache.append(pending.keys, pending.values, [len(prompt) for prompt in prompts])
-        self._change([*self._adapters, *[adapter] * len(prompts)])
+        self._change([*self._adapters, *adapters])
         return self._decoder.logits(hidden_BTC[:, -1])
 
     @torch.inference_mode()
@@ -184,9 +197,11 @@ class FusedRows:
 class Prompts:
     """Prompts on their way into the cache: padded on the left to one length, a pass at a time."""
 
-    def __init__(self, decoder: FusedDecoder, prompts: Sequence[Sequence[int]], adapter: LoadedAdapter | None) -> None:
+    def __init__(
+        self, decoder: FusedDecoder, prompts: Sequence[Sequence[int]], adapters: Sequence[LoadedAdapter | None]
+    ) -> None:
         self._decoder = decoder
-        self._groups = Groups([adapter], decoder.device)
+        self._adapters = adapters
         width = max(map(len, prompts))
         starts = [width - len(prompt) for prompt in prompts]
         shape = decoder.cache_shape
@@ -215,7 +230,8 @@ class Prompts:
         columns_T = torch.arange(begin, end, device=self._decoder.device)
         positions_BT = (columns_T - self._starts_B1).clamp_(min=0)
         token_ids_BT = self._token_ids_BT[:, begin:end]
-        hidden_MC = self._decoder.forward(token_ids_BT.flatten(), positions_BT.flatten(), self._attend, self._groups)
+        groups = Groups(self._adapters, self._decoder.device, num_tokens=end - begin)
+        hidden_MC = self._decoder.forward(token_ids_BT.flatten(), positions_BT.flatten(), self._attend, groups)
         return hidden_MC.unflatten(0, token_ids_BT.shape)
 
     def _attend(self, index: int, layer: Layer, queries_MND: Tensor, keys_MHD: Tensor, values_MHD: Tensor) -> Tensor:
@@ -257,8 +273,13 @@ def _project(x_M: Tensor, projection: Projection, groups: Groups) -> Tensor:
     return y_M
 
 
-def _normed(x_MC: Tensor, norm: Norm | None) -> Tensor:
-    return x_MC if norm is None else norm(x_MC)
+def _add(x_MC: Tensor, y_M: Tensor, projection: Projection, norm: Norm | None, groups: Groups) -> Tensor:
+    """`x_MC` and the projection of `y_M`, normed if there is a norm."""
+    if norm is not None:
+        return x_MC + norm(_project(y_M, projection, groups))
+    sum_MC = projection.linear.add_to(x_MC, y_M)
+    groups.add_to(sum_MC, y_M, projection.names)
+    return sum_MC
 
 
 def _rotate(x_MND: Tensor, rotation: Rotation) -> Tensor:

@@ -48,10 +48,18 @@ FAMILIES = {
 _UNUSUAL = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
 
 
+#: Rotations that are a function of a token's position alone; others change with the length of what is computed.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
 def is_fusible(model: nn.Module) -> bool:
     """Whether the model's layers are of a known family."""
     config: Any = model.config
-    return config.model_type in FAMILIES and not any(getattr(config, name, None) for name in _UNUSUAL)
+    if config.model_type not in FAMILIES or any(getattr(config, name, None) for name in _UNUSUAL):
+        return False
+    rope = config.rope_parameters
+    by_kind = rope.values() if FAMILIES[config.model_type].rotates_by_kind else [rope]
+    return all(of_kind["rope_type"] in _ROPE_TYPES for of_kind in by_kind)
 
 
 class Linear:
@@ -66,6 +74,12 @@ class Linear:
         if self._is_packed:
             return torch.ops.mkldnn._linear_pointwise(x_MC, self._weight, self._bias_O, "none", [], "")
         return F.linear(x_MC, self._weight, self._bias_O)
+
+    def add_to(self, y_MO: Tensor, x_MC: Tensor) -> Tensor:
+        """The sum of `y_MO` and what the matrix makes of `x_MC`."""
+        if self._is_packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(x_MC, y_MO, self._weight, self._bias_O, "add")
+        return y_MO + F.linear(x_MC, self._weight, self._bias_O)
 
 
 class Norm:

@@ -127,16 +127,18 @@ class PlainRows:
         return len(self._adapters)
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]], adapter: LoadedAdapter | None) -> Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[LoadedAdapter | None]) -> Tensor:
         decoder = self._decoder
         width = max(map(len, prompts))
         rows = [([0] * (width - len(prompt)), list(prompt)) for prompt in prompts]
         token_ids_BT = torch.tensor([padding + prompt for padding, prompt in rows], device=decoder.device)
         is_token_BT = torch.tensor([padding + [1] * len(prompt) for padding, prompt in rows], device=decoder.device)
         cache = DynamicCache()
-        logits_BV = decoder.forward(token_ids_BT, is_token_BT, cache, Groups([adapter], decoder.device))
+        logits_BV = decoder.forward(
+            token_ids_BT, is_token_BT, cache, Groups(adapters, decoder.device, num_tokens=width)
+        )
         self._append(cache, is_token_BT)
-        self._adapters += [adapter] * len(prompts)
+        self._adapters += adapters
         return logits_BV
 
     @torch.inference_mode()
