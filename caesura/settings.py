@@ -104,9 +104,7 @@ class Settings(BaseSettings):
         default=None, ge=1, description="Threads of a worker; default: the cores shared among the slots."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models run.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="Arithmetic of the base models."
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="Arithmetic of the base models.")
     micro_batch_tokens: int = Field(
         default=4096, ge=16, description="Tokens of one forward pass, padding included: bounds the memory."
     )
