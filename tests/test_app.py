@@ -22,6 +22,12 @@ from tests.api.service import EngineDouble, ExecutorDouble
 ENDPOINTS = {
     "GET /healthz",
     "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/embeddings",
+    "POST /v1/responses",
+    "GET /v1/responses/{response_id}",
+    "DELETE /v1/responses/{response_id}",
+    "GET /v1/responses/{response_id}/input_items",
     "GET /v1/files",
     "POST /v1/files",
     "GET /v1/files/{file_id}",
