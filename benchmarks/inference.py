@@ -105,7 +105,8 @@ def _rates(model: str, dtype: str, results: Any, options: Options) -> str:
         "rounds, all contenders in turn in one process. `ratio`: to transformers' rate for the base alone, to PEFT's "
         "for one adapter, to one adapter's for eight (of rank 16, in turn over the rows), to Caesura's for the limit. "
         "Caesura is the sampler as training calls it: it gives each token's log-probability too. `the limit`: the "
-        "matrix products of the steps' linear layers, by torch's fastest way for each, and nothing else."
+        "matrix products of the steps' linear layers and nothing else (queries, keys and values as one; gate and up as "
+        "one), packed or not as is faster."
     )
     bars = [_bars(by_size)] if (model, dtype) == ("embedded", "float32") else []
     return report.section(f"Decoding, {name}", report.table(COLUMNS, rows), explained, *bars)

@@ -130,7 +130,7 @@ class Batch(Generic[M]):
     def _draw(self, logits_BV: Tensor, members: list[M]) -> list[tuple[M, Outcome]]:
         drawn = draw(logits_BV, [member.draw for member in members])
         outcomes = [(member, _add(member, one)) for member, one in zip(members, drawn, strict=True)]
-        for member, outcome in outcomes:
+        for member, outcome in reversed(outcomes):  # where all leave, none has to take another's place
             if member.is_finished or isinstance(outcome, CaesuraError):
                 self.leave(member)
         return outcomes

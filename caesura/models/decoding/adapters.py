@@ -31,6 +31,9 @@ class LowRank:
 
     down: Tensor
     ups: tuple[Tensor, ...]
+    #: The ups of one adapter as one matrix, [P · rank, out of all], with zeros where they do not meet: one product then
+    #: does for all. Several adapters have it not, for there reading the zeros would take longer.
+    up: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +57,12 @@ def load_adapter(adapter: Adapter, projections: Projections, dtype: torch.dtype,
         down = torch.cat([adapter.weights[name_A(name)].t() for name in names], dim=1)
         ups = [(adapter.weights[name_B(name)] * scaling).t() for name in names]
         loaded[names] = LowRank(
-            down.to(device, dtype).contiguous(), tuple(up.to(device, dtype).contiguous() for up in ups)
+            down.to(device, dtype).contiguous(),
+            tuple(up.to(device, dtype).contiguous() for up in ups),
+            torch.block_diag(*ups).to(device, dtype),
         )
-    num_bytes = sum(part.down.nbytes + sum(up.nbytes for up in part.ups) for part in loaded.values())
+    tensors = [tensor for part in loaded.values() for tensor in (part.down, *part.ups, part.up) if tensor is not None]
+    num_bytes = sum(tensor.nbytes for tensor in tensors)
     return LoadedAdapter(adapter.rank, num_bytes, loaded)
 
 
@@ -81,7 +87,7 @@ class Groups:
             #: The rows that use an adapter, and where in the groups each of them is.
             self._users = torch.tensor(list(places), dtype=torch.long, device=device)
             self._places = torch.tensor(list(places.values()), dtype=torch.long, device=device)
-        #: By projection, [G, in, P · rank] and for each module [G, rank, out].
+        #: By projection; of more than one adapter [G, in, P · rank] and for each module [G, rank, out].
         self._parts: dict[Names, LowRank] = {}
         if distinct:
             rank = max(adapter.rank for adapter in distinct)
@@ -112,6 +118,9 @@ class Groups:
         y_MO.index_add_(0, self._users, y_GMO.flatten(0, 1).index_select(0, self._places))
 
     def _accumulate(self, y_GMO: Tensor, x_MI: Tensor, part: LowRank) -> None:
+        if part.up is not None:
+            y_GMO[0].addmm_(x_MI.mm(part.down), part.up)
+            return
         down_GMR = x_MI.unflatten(0, (self._num_groups, -1)).bmm(part.down)
         begin = 0
         for part_GMR, up_GRO in zip(down_GMR.chunk(len(part.ups), dim=2), part.ups, strict=True):
@@ -124,7 +133,7 @@ class Groups:
 def _stack(parts: Sequence[LowRank], rank: int) -> LowRank:
     """The parts of several adapters, filled with zeros up to one rank."""
     if len(parts) == 1:
-        return LowRank(parts[0].down.unsqueeze(0), tuple(up.unsqueeze(0) for up in parts[0].ups))
+        return parts[0]
     first = parts[0]
     num_modules = len(first.ups)
     down_GIPR = first.down.new_zeros(len(parts), len(first.down), num_modules, rank)
@@ -134,4 +143,4 @@ def _stack(parts: Sequence[LowRank], rank: int) -> LowRank:
         down_GIPR[group, :, :, : down_IPR.shape[2]] = down_IPR
         for up_GRO, up in zip(ups_GRO, part.ups, strict=True):
             up_GRO[group, : len(up)] = up
-    return LowRank(down_GIPR.flatten(2), ups_GRO)
+    return LowRank(down_GIPR.flatten(2), ups_GRO, None)

@@ -90,8 +90,6 @@ class KeyValueCache:
             tensor[last].zero_()
         self._starts.pop()
         self._padding = None
-        if not self._starts:
-            self._head = 0
 
     def advance(self) -> None:
         """Give each row one more token, which `write` then fills in, layer by layer."""
@@ -102,8 +100,8 @@ class KeyValueCache:
         """Fill in the last column; returns the layer's keys and values of all rows, [B · H, W, D]."""
         num_rows, first, head = self.num_rows, self._first, self._head
         keys, values = self._keys[layer][:num_rows], self._values[layer][:num_rows]
-        keys[:, :, head - 1] = keys_BHD
-        values[:, :, head - 1] = values_BHD
+        keys.select(2, head - 1).copy_(keys_BHD)
+        values.select(2, head - 1).copy_(values_BHD)
         return keys[:, :, first:head].flatten(0, 1), values[:, :, first:head].flatten(0, 1)
 
     def mask(self, window: int | None) -> Tensor | None:
@@ -141,6 +139,9 @@ class KeyValueCache:
 
     def _make_room(self, num_rows: int, width: int, num_columns: int) -> None:
         """Room for so many more rows, for `width` columns before the head and `num_columns` behind it."""
+        if not self._starts and num_rows <= self._max_rows and width + num_columns <= self._max_columns:
+            self._head = width  # nothing is there that would have to move
+            return
         num_rows += self.num_rows
         if num_rows <= self._max_rows and width <= self._head and self._head + num_columns <= self._max_columns:
             return

@@ -93,7 +93,8 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         inverse = torch.addcmul(self._eps, norm, norm, value=self._scale).rsqrt_()
-        return inverse.mul(x).mul_(self._weight_C).to(x.dtype)
+        normed = inverse.mul(x).mul_(self._weight_C)
+        return normed if x.dtype == torch.float32 else normed.to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Taker:
             attended_norm=self.norm(layer.post_attention_layernorm) if wraps else None,
             mlp_norm=self.norm(layer.pre_feedforward_layernorm if wraps else layer.post_attention_layernorm),
             gate_up=self._fuse(f"{prefix}.mlp", mlp, "gate_proj", "up_proj"),
-            act=mlp.act_fn,
+            act=mlp.act_fn.forward,
             down=self._fuse(f"{prefix}.mlp", mlp, "down_proj"),
             made_norm=self.norm(layer.post_feedforward_layernorm) if wraps else None,
         )
