@@ -116,7 +116,7 @@ def _compare(models: Models, batch_size: int, num_tokens: int, num_rounds: int) 
         runs["caesura, 8 adapters"] = lambda: sample(*loaded)
     ways = {"plain": F.linear, "packed": _packed}
     for way, multiply in ways.items():
-        runs[way] = lambda multiply=multiply: _matrices(models.plain, multiply, batch_size, num_tokens)
+        runs[way] = _matrices(models.plain, multiply, batch_size, num_tokens)
     rates = _measure(runs, num_rounds)
     limits = [rates.pop(way) for way in ways]
     return rates | {"matrices alone": max(limits, key=lambda rate: rate["tokens_s"])}
@@ -159,18 +159,22 @@ def _packed(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, matrix, None, "none", [], "")
 
 
-def _matrices(model: Any, multiply: Callable[..., torch.Tensor], batch_size: int, num_tokens: int) -> int:
+def _matrices(model: Any, multiply: Callable[..., torch.Tensor], batch_size: int, num_tokens: int) -> Run:
     """The matrix products of the steps and nothing else; those with the same input as one, as few as there can be."""
     matrices = [torch.cat(weights) for weights in _weights_by_input(model)]
     inputs = {matrix.shape[1]: torch.randn(batch_size, matrix.shape[1]).to(matrix.dtype) for matrix in matrices}
     widths = [matrix.shape[1] for matrix in matrices]
     if multiply is _packed:
         matrices = [torch.ops.mkldnn._reorder_linear_weight(matrix) for matrix in matrices]
-    with torch.inference_mode():
+
+    @torch.inference_mode()
+    def run() -> int:
         for _ in range(num_tokens):
             for width, matrix in zip(widths, matrices, strict=True):
                 multiply(inputs[width], matrix)
-    return batch_size * num_tokens
+        return batch_size * num_tokens
+
+    return run
 
 
 def _weights_by_input(model: Any) -> list[list[torch.Tensor]]:
