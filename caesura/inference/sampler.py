@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How samples are drawn; the values are those of OpenAI's API."""
+    """How samples are drawn; the values are those of OpenAI's API. Raises ValueError where no token may be drawn."""
 
     #: At least 1.
     max_tokens: int
@@ -39,6 +39,10 @@ class Parameters:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict[int, float])
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; a sample has at least one token")
 
 
 class Sampler:

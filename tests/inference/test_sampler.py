@@ -165,3 +165,8 @@ def test_penalties_and_biases_have_a_say(sampler: Sampler) -> None:
 
     assert forced.token_ids == [7] * 20
     assert len(set(varied.token_ids)) == len(set(frequent.token_ids)) == 20
+
+
+def test_a_sample_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        Parameters(0, frozenset())
