@@ -70,6 +70,7 @@ class Told:
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"
     RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
+    STALE = "What the reference said of the rows was kept for other weights or rows; it is computed anew"
     INTERRUPTED = "The worker stopped unexpectedly ({cause}); the job resumes from step {step}"
 
 
@@ -173,13 +174,16 @@ class Job:
     base: str
     #: The name its final model will have; checkpoints append `:ckpt-step-N`.
     model_name: str
-    #: As in OpenAI's API: `{"type": "supervised", "supervised": {"hyperparameters": {…}}}`.
+    #: As in OpenAI's API: `{"type": "dpo", "dpo": {"hyperparameters": {…}}}`.
     method: dict[str, Any]
     training_file: str
     training_blob: str
     seed: int
     validation_file: str | None = None
     validation_blob: str | None = None
+    #: The tuned model that the training goes on from, and its adapter, which stays until the job has ended.
+    start_model: str | None = None
+    start_adapter: Artifact | None = None
     suffix: str | None = None
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])

@@ -90,19 +90,18 @@ class Scheduler:
         self._store.recovery.expire_leases()
 
     def _validate(self, job: Job) -> None:
-        error: JobError | None = None
-        for param, blob in (("training_file", job.training_blob), ("validation_file", job.validation_blob)):
-            if blob is not None and error is None:
-                error = self._find_fault(param, blob)
+        error = self._find_fault(job, "training_file", job.training_file, job.training_blob)
+        if error is None and job.validation_file is not None and job.validation_blob is not None:
+            error = self._find_fault(job, "validation_file", job.validation_file, job.validation_blob)
         if error is None:
             self._store.jobs.mark_valid(job.id)
         else:
             self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
 
-    def _find_fault(self, param: str, blob: str) -> JobError | None:
+    def _find_fault(self, job: Job, param: str, file_id: str, blob: str) -> JobError | None:
         try:
             with self._storage.open(blob) as lines:
-                return validate(lines).error(param)
+                return validate(lines, job.method["type"]).error(param, file_id)
         except CaesuraError as error:
             logger.exception("a file of a job cannot be read")
             return JobError("server_error", f"The file cannot be read: {error.message}", param)

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 import caesura.api
 from caesura.api import explain
 from caesura.api.front import OPEN_PATHS
+from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.rows import Row, parse_rows
 from caesura.jobs import Status, Told
 from caesura.schema.chat import CreateChatCompletion
@@ -192,9 +193,10 @@ def test_the_python_on_a_page_compiles(path: Path) -> None:
 
 
 def test_the_rows_on_the_page_of_data_are_valid() -> None:
-    (code,) = blocks(page("data.md"), "jsonl")
+    chats, pairs = blocks(page("data.md"), "jsonl")
 
-    assert all(isinstance(row, Row) for row in parse_rows(code.encode().splitlines()))
+    assert all(isinstance(row, Row) for row in parse_rows(chats.encode().splitlines()))
+    assert all(isinstance(row, PreferenceRow) for row in parse_preferences(pairs.encode().splitlines()))
 
 
 def test_the_learning_rates_on_the_page_are_those_of_the_code() -> None:

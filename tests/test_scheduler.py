@@ -56,11 +56,14 @@ def make_scheduler(world: World, executor: FakeExecutor, slots: int = 1) -> Sche
     return Scheduler(world.store, world.storage, slots, lambda _wake: executor)
 
 
-def new_job(world: World, rows: Rows | bytes | None = None, validation: Rows | bytes | None = None) -> Job:
+def new_job(
+    world: World, rows: Rows | bytes | None = None, validation: Rows | bytes | None = None, method: str = "supervised"
+) -> Job:
     """A job whose files are not validated yet."""
     job = world.create_job(
         example_rows("style_train.jsonl") if rows is None else rows,  # type: ignore[arg-type]
         validation,  # type: ignore[arg-type]
+        method=method,
     )
     with world.store.database.write() as connection:
         connection.exec_driver_sql("UPDATE jobs SET status = 'validating_files', validated_at = NULL")
@@ -106,6 +109,48 @@ def test_a_job_with_a_faulty_file_fails_and_says_which_and_where(
     assert text in error.message
     assert world.messages(job)[-1] == error.message
     assert executor.started == []
+
+
+PAIR = {
+    "input": {"messages": [{"role": "user", "content": "Hi"}]},
+    "preferred_output": [{"role": "assistant", "content": "Hello"}],
+    "non_preferred_output": [{"role": "assistant", "content": "What?"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "validation", "param", "file_id"),
+    [
+        ("dpo", example_rows("style_train.jsonl"), None, "training_file", "file-training"),
+        ("dpo", [PAIR] * 10, example_rows("style_train.jsonl"), "validation_file", "file-validation"),
+        ("supervised", [PAIR] * 10, None, "training_file", "file-training"),
+        ("supervised", None, [PAIR], "validation_file", "file-validation"),
+    ],
+)
+def test_a_job_with_a_file_for_another_method_fails_and_says_which(
+    world: World,
+    executor: FakeExecutor,
+    method: str,
+    training: Rows | None,
+    validation: Rows | None,
+    param: str,
+    file_id: str,
+) -> None:
+    job = new_job(world, training, validation, method)
+    make_scheduler(world, executor).tick()
+
+    error = world.store.jobs.get(job.id).error
+    assert error is not None
+    assert (error.code, error.param) == (f"invalid_{param}", param)
+    assert f"Input file {file_id} is in the " in error.message
+    assert f"(provided method={method})" in error.message
+
+
+def test_a_job_with_files_of_preferences_is_queued(world: World, executor: FakeExecutor) -> None:
+    job = new_job(world, [PAIR] * 10, [PAIR], "dpo")
+    make_scheduler(world, executor).tick()
+
+    assert status(world, job) is Status.QUEUED
 
 
 def test_a_file_that_cannot_be_read_fails_the_job_without_showing_a_path(

@@ -16,7 +16,7 @@ from typing import Any
 
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.ids import new_id, new_token, random_text
-from caesura.jobs import Job, Status
+from caesura.jobs import Job, Model, Status
 from caesura.settings import Settings
 from caesura.storage import LocalStorage, get_files
 from caesura.store import Store, open_store
@@ -57,20 +57,24 @@ class World:
         *,
         base: str = "micro",
         seed: int = 7,
+        method: str = "supervised",
+        start: Model | None = None,
         **hyperparameters: object,
     ) -> Job:
-        """A queued job."""
+        """A queued job; one that goes on from the tuned model `start`, if there is one."""
         job = Job(
             id=new_id("ftjob-"),
             created_at=1_700_000_000,
             status=Status.VALIDATING_FILES,
             base=base,
             model_name=f"ft:{base}:caesura::{random_text(8)}",
-            method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+            method={"type": method, method: {"hyperparameters": hyperparameters}},
             training_file="file-training",
             training_blob=self.upload(training),
             validation_file=None if validation is None else "file-validation",
             validation_blob=None if validation is None else self.upload(validation),
+            start_model=None if start is None else start.name,
+            start_adapter=None if start is None else start.adapter,
             seed=seed,
         )
         self.store.jobs.create(job)

@@ -39,6 +39,7 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "below minimum", ">=", "below_min_value"),
     "greater_than": ("gt", "below minimum", ">", "below_min_value"),
     "less_than_equal": ("le", "above maximum", "<=", "above_max_value"),
+    "less_than": ("lt", "above maximum", "<", "above_max_value"),
 }
 #: (pydantic's problem, kind of value) → (its key of the limit, what is wrong, what is expected, code).
 _LENGTHS = {

@@ -18,7 +18,7 @@ from caesura.graders.build import Tools, build_grader
 from caesura.ids import new_id, random_text
 from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
 from caesura.schema.common import Page, PageWithIds
-from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, JobEvent, Method
+from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, JobEvent, Method
 from caesura.settings import Settings
 from caesura.store.rows import Telling
 
@@ -36,7 +36,7 @@ PAUSE_POLL_S = 0.05
 def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> FineTuningJob:
     if body.method is not None and body.method.type == "reinforcement":
         _refuse_reinforcement(body.method, tools)
-    base = _find_base(server, body.model)
+    base, start = _find_model(server, body.model)
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
     job = Job(
@@ -50,29 +50,49 @@ def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> Fin
         training_blob=training.blob,
         validation_file=None if validation is None else validation.id,
         validation_blob=None if validation is None else validation.blob,
+        start_model=None if start is None else start.name,
+        start_adapter=None if start is None else start.adapter,
         suffix=body.suffix,
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
     )
     notes: list[Telling] = []
-    if body.model != base:
+    if start is None and body.model != base:
         notes.append(Telling(Told.ALIAS.format(alias=body.model, base=base), Level.WARN))
-    server.store.jobs.create(job, *notes)
+    try:
+        server.store.jobs.create(job, *notes)
+    except NotFound as error:  # the tuned model was deleted a moment ago
+        raise _not_available(server, body.model) from error
     server.scheduler.wake()
     return to_wire(job, server.settings)
 
 
-def _find_base(server: Server, name: str) -> str:
-    base = server.settings.resolve_base(name)
-    if base is None:
-        offered = ", ".join(f"'{base}'" for base in server.settings.bases())
+def _find_model(server: Server, name: str) -> tuple[str, Model | None]:
+    """The base to train, and the tuned model of it to go on from, if `name` names one."""
+    model = server.resolve_model(name)
+    if model is None:
+        raise _not_available(server, name)
+    if isinstance(model, str):
+        return model, None
+    if model.base not in server.settings.bases():
         raise InvalidRequest(
-            f"Model {quote(name)} is not available for fine-tuning or does not exist. "
-            f"This server's bases are: {offered}.",
+            f"Model '{name}' was tuned from the base '{model.base}', which is no longer in this server's settings. "
+            "Put it back into [models] in caesura.toml to train on from this model.",
             param="model",
             code="model_not_available",
         )
-    return base
+    return model.base, model
+
+
+def _not_available(server: Server, name: str) -> InvalidRequest:
+    offered = ", ".join(f"'{base}'" for base in server.settings.bases())
+    return InvalidRequest(
+        f"Model {quote(name)} is not available for fine-tuning or does not exist. "
+        f"This server's bases are: {offered}. "
+        "A tuned model or a checkpoint that GET /v1/models lists may be named as well.",
+        param="model",
+        code="model_not_available",
+    )
 
 
 def _find_file(server: Server, file_id: str, param: str) -> File:
@@ -96,7 +116,8 @@ def _refuse_reinforcement(method: Method, tools: Tools) -> NoReturn:
         raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
     build_grader(method.reinforcement.grader, tools, f"{param}.grader")
     raise InvalidRequest(
-        "The grader is valid, but this server does not train by reinforcement yet. Supported values are: 'supervised'.",
+        "The grader is valid, but this server does not train by reinforcement yet. "
+        "Supported values are: 'supervised' and 'dpo'.",
         param="method.type",
         code="invalid_value",
     )
@@ -104,13 +125,10 @@ def _refuse_reinforcement(method: Method, tools: Tools) -> NoReturn:
 
 def _method(body: CreateJob) -> dict[str, Any]:
     """The method as asked for; the older place of the hyperparameters serves where there is none."""
-    if body.method is not None:
-        return {"type": "supervised", "supervised": body.method.supervised.model_dump()}
-    hyperparameters = {} if body.hyperparameters is None else body.hyperparameters.model_dump()
-    return {"type": "supervised", "supervised": {"hyperparameters": _AUTO | hyperparameters}}
-
-
-_AUTO: dict[str, Any] = dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto")
+    if body.method is None:
+        return {"type": "supervised", "supervised": {"hyperparameters": body.hyperparameters.model_dump()}}
+    kind = body.method.type
+    return {"type": kind, kind: body.method.model_dump(exclude_none=True)[kind]}
 
 
 @router.get("")
@@ -187,7 +205,7 @@ def to_wire(job: Job, settings: Settings) -> FineTuningJob:
         created_at=job.created_at,
         finished_at=job.finished_at,
         estimated_finish=job.estimated_finish,
-        model=job.base,
+        model=job.start_model or job.base,
         fine_tuned_model=job.fine_tuned_model,
         organization_id=f"org-{settings.organization}",
         status=job.status,
@@ -196,7 +214,7 @@ def to_wire(job: Job, settings: Settings) -> FineTuningJob:
         result_files=job.result_files,
         trained_tokens=job.trained_tokens,
         error=None if error is None else ErrorOfJob(code=error.code, message=error.message, param=error.param),
-        hyperparameters={name: hyperparameters[name] for name in _AUTO},
+        hyperparameters={name: hyperparameters[name] for name in Hyperparameters.model_fields},
         method={"type": kind, kind: {**job.method[kind], "hyperparameters": hyperparameters}},
         seed=job.seed,
         integrations=job.integrations,

@@ -56,9 +56,17 @@ class Example:
     num_truncated: int
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
     def num_loss_tokens(self) -> int:
         """How many tokens are predicted and learned; nothing predicts the first one."""
         return sum(self.loss_mask[1:])
+
+    @property
+    def teaches(self) -> bool:
+        return self.num_loss_tokens > 0
 
 
 def render_row(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Example:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from caesura.data.rows import Problem, load_line, parse_rows
+from caesura.data.lines import CHAT, PREFERENCE, Format, Problem, load_line
+from caesura.data.preferences import parse_preferences
+from caesura.data.rows import parse_rows
 from caesura.errors import InvalidData
 from caesura.jobs import JobError
 
@@ -22,22 +24,31 @@ _NOT_JSONL = "Invalid file format. Expected file to have JSONL format, where eve
 _NUM_HINT_CHARACTERS = 20
 
 
+#: From each training method to the format of its files, and what reads it.
+_METHODS = {"supervised": (CHAT, parse_rows), "dpo": (PREFERENCE, parse_preferences)}
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a file holds: `num_rows` valid rows, and `num_problems` faulty lines, told of in `problems`.
 
-    `problems` has at most `MAX_PROBLEMS` of them, the first ones.
+    `problems` has at most `MAX_PROBLEMS` of them, the first ones. `format` is the file's, `expected` that of the job's
+    method; where they differ, nothing of the file is counted.
     """
 
+    expected: Format
+    format: Format
     num_rows: int
     problems: list[Problem]
     num_problems: int
 
-    def error(self, param: str) -> JobError | None:
+    def error(self, param: str, file_id: str) -> JobError | None:
         """Why a job cannot take the file as its `param` ("training_file" or "validation_file"); None if it can.
 
         A fault of format is told before a lack of rows.
         """
+        if self.format != self.expected:
+            return JobError(f"invalid_{param}", self._told_format(param, file_id), param)
         if self.problems:
             return JobError(f"invalid_{param}", self._told_problems(param), param)
         kind, needed = ("Training", MIN_ROWS) if param == "training_file" else ("Validation", 1)
@@ -47,27 +58,43 @@ class Report:
             return JobError("invalid_n_examples", message, param)
         return None
 
+    def _told_format(self, param: str, file_id: str) -> str:
+        return (
+            f"{_start(param)} Input file {file_id} is in the {self.format.name} format, but the specified fine-tuning"
+            f" job is not using '{self.format.method}' as the training method (provided method={self.expected.method})."
+            f" Create the job with the method '{self.format.method}', or with a file whose lines are"
+            f" {self.expected.example}."
+        )
+
     def _told_problems(self, param: str) -> str:
-        file = param.replace("_", " ")
         told = [_sentence(problem.message) for problem in self.problems[:NUM_TOLD_PROBLEMS]]
         num_others = self.num_problems - len(told)
         others = [f"{num_others} more line(s) are faulty."] if num_others else []
-        start = f"The job failed due to an invalid {file}. Invalid file format."
-        return " ".join([start, *told, *others, f"To mend the first: {self.problems[0].remedy}"])
+        remedy = f"To mend the first: {self.problems[0].remedy}"
+        return " ".join([_start(param), "Invalid file format.", *told, *others, remedy])
 
 
-def validate(lines: Iterable[bytes]) -> Report:
-    """Read all lines of a supervised file, in memory that does not grow with it."""
+def validate(lines: Iterable[bytes], method: str) -> Report:
+    """Read all lines of a file for the training method, in memory that does not grow with it.
+
+    The first line whose format can be told has the file's; where that is another method's, no more is read.
+    """
+    expected, parse = _METHODS[method]
+    file_format: Format | None = None
     num_rows = num_problems = 0
     problems: list[Problem] = []
-    for item in parse_rows(lines):
+    for item in parse(lines):
+        if file_format is None:
+            file_format = item.format if isinstance(item, Problem) else expected
+            if file_format not in (None, expected):
+                return Report(expected, file_format, 0, [], 0)
         if not isinstance(item, Problem):
             num_rows += 1
             continue
         num_problems += 1
         if num_problems <= MAX_PROBLEMS:
             problems.append(item)
-    return Report(num_rows, problems, num_problems)
+    return Report(expected, expected, num_rows, problems, num_problems)
 
 
 def check_upload(head: bytes) -> str | None:
@@ -96,6 +123,10 @@ def _is_dictionary(line: bytes) -> bool:
 def _not_a_dictionary(number: int, line: bytes) -> str:
     hint = line.strip().decode("utf-8", errors="replace")[:_NUM_HINT_CHARACTERS]
     return f'{_NOT_JSONL} Line {number} is not a dictionary (HINT: line starts with: "{hint}…").'
+
+
+def _start(param: str) -> str:
+    return f"The job failed due to an invalid {param.replace('_', ' ')}."
 
 
 def _sentence(text: str) -> str:

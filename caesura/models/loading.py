@@ -4,6 +4,7 @@
 # (torch and transformers leave the types of what they return open)
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -118,13 +119,22 @@ def _told_as_invalid(name: str) -> Generator[None, None, None]:
         ) from error
 
 
-def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **cache: Any) -> Tensor:
+def fingerprint(model: nn.Module) -> bytes:
+    """A digest of the model's weights: the same weights have the same, and others never."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
+
+
+def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **options: Any) -> Tensor:
     """The one call of a base model: logits at the positions `keep_K`, shape [B, K, vocabulary].
 
     There is no attention mask: rows are padded on the right, and a causal model's real tokens never look
     right. Positions without a loss are never multiplied with the vocabulary.
     """
-    output: Any = model(input_ids=token_ids_BT, logits_to_keep=keep_K, **cache)
+    output: Any = model(input_ids=token_ids_BT, logits_to_keep=keep_K, **options)
     return output.logits
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -121,6 +122,21 @@ def set_adapter(layers: Layers, adapter: Adapter | None) -> None:
         layer.lora_A = _parameter(adapter.weights[name_A(name)], device)
         layer.lora_B = _parameter(adapter.weights[name_B(name)], device)
         layer.scaling = adapter.alpha / adapter.rank
+
+
+@contextmanager
+def using_adapter(layers: Layers, adapter: Adapter | None) -> Generator[None, None, None]:
+    """Use another adapter inside the context, None for the base model alone; then the present one again, untouched.
+
+    Raises as `set_adapter`.
+    """
+    present = {name: (layer.lora_A, layer.lora_B, layer.scaling) for name, layer in layers.items()}
+    set_adapter(layers, adapter)
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.lora_A, layer.lora_B, layer.scaling = present[name]
 
 
 def get_adapter(layers: Layers, rank: int, alpha: float) -> Adapter:

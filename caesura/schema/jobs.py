@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, Tag
+from pydantic import Field, StringConstraints, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request, Text
 from caesura.schema.graders import AnyGrader
@@ -12,18 +13,44 @@ from caesura.schema.graders import AnyGrader
 Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
 BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)], AutoOrNumber]
 Multiplier = Annotated[AutoText | Annotated[float, Field(gt=0, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
+Beta = Annotated[AutoText | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
+WeightDecay = Annotated[AutoText | Annotated[float, Field(ge=0, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
 #: It becomes a part of the model's name, and so of URLs: no control characters.
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
 
 
-class SupervisedHyperparameters(Request):
+class Hyperparameters(Request):
+    """Those that every method has."""
+
     n_epochs: Epochs = "auto"
     batch_size: BatchSize = "auto"
     learning_rate_multiplier: Multiplier = "auto"
 
 
+class DpoHyperparameters(Hyperparameters):
+    """A job tells those without a default only where they were given: OpenAI's service does not have them."""
+
+    beta: Beta = "auto"
+    #: Azure's name of the weight decay.
+    l2_multiplier: WeightDecay | None = None
+    loss_type: Literal["sigmoid", "ipo"] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)] | None = None
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def refuse_smoothing_of_ipo(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value and info.data.get("loss_type") == "ipo":
+            remedy = "the loss_type 'ipo' has none; leave it out, or set loss_type to 'sigmoid'"
+            raise PydanticCustomError("smoothing_of_ipo", remedy)
+        return value
+
+
 class SupervisedMethod(Request):
-    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class DpoMethod(Request):
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
 
 
 class ReinforcementMethod(Request):
@@ -35,9 +62,21 @@ class ReinforcementMethod(Request):
 
 
 class Method(Request):
-    type: Literal["supervised", "reinforcement"]
+    """The body under the name of its type; that of no other type may be there."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod = SupervisedMethod()
+    dpo: DpoMethod = DpoMethod()
     reinforcement: ReinforcementMethod | None = None
+
+    @field_validator("supervised", "dpo", "reinforcement", mode="before")
+    @classmethod
+    def refuse_body_of_another_type(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, name = info.data.get("type"), info.field_name
+        if kind is not None and name != kind:
+            remedy = "'method.type' is '{kind}'; leave this out, or set 'method.type' to '{name}'"
+            raise PydanticCustomError("body_of_another_type", remedy, {"kind": kind, "name": name})
+        return value
 
 
 class CreateJob(Request):
@@ -46,7 +85,7 @@ class CreateJob(Request):
     validation_file: Text | None = None
     method: Method | None = None
     #: The older place of a supervised job's hyperparameters; `method` wins.
-    hyperparameters: SupervisedHyperparameters | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
     suffix: Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None

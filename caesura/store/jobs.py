@@ -11,7 +11,7 @@ from caesura.errors import InvalidJobState, InvalidRequest, NotFound
 from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
 from caesura.store.database import Database
-from caesura.store.models import drop_states
+from caesura.store.models import drop_states, hold_model
 from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state
 
 _JOBS = tables.jobs.c
@@ -27,13 +27,17 @@ class Jobs:
         self._database = database
 
     def create(self, job: Job, *notes: Telling) -> None:
-        """Store a new job with its first events, `notes` after OpenAI's own two."""
+        """Store a new job with its first events, `notes` after OpenAI's own two.
+
+        Raises NotFound when the tuned model that it starts from does not exist any more.
+        """
         created = Telling(Told.CREATED.format(id=job.id))
         text = Told.VALIDATING if job.validation_file is None else Told.VALIDATING_BOTH
         validating = Telling(text.format(training=job.training_file, validation=job.validation_file))
         with self._database.write() as connection:
-            values = {name: getattr(job, name) for name in job.__slots__}
-            connection.execute(insert(tables.jobs).values(values))
+            if job.start_model is not None:
+                hold_model(connection, job.start_model)
+            connection.execute(insert(tables.jobs).values(asdict(job)))
             tell(connection, job.id, created, *notes, validating)
 
     def get(self, job_id: str) -> Job:

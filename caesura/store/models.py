@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
-from caesura.jobs import NUM_EPOCH_CHECKPOINTS, Artifact, Job, Model, Reason, Told
+from caesura.jobs import FINAL, NUM_EPOCH_CHECKPOINTS, Artifact, Job, Model, Reason, Told
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.rows import Telling, now, tell, to_artifact, to_model
@@ -51,14 +51,21 @@ class Models:
         return models[:limit], len(models) > limit
 
     def delete(self, name: str) -> None:
-        """Raises NotFound. The job keeps the name; chat with it is refused from now on."""
-        statement = (
-            update(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None)).values(deleted_at=now())
-        )
+        """Raises NotFound. The job keeps the name; chat with it is refused from now on.
+
+        Jobs that started from it still read its adapter; the sweep removes that after them.
+        """
         with self._database.write() as connection:
-            deleted = connection.execute(statement).rowcount
-        if not deleted:
-            raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
+            hold_model(connection, name, deleted_at=now())
+
+
+def hold_model(connection: Connection, name: str, **values: Any) -> None:
+    """Take the model's row for this transaction, writing `values`. Raises NotFound."""
+    statement = (
+        update(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None)).values(values or {"name": name})
+    )
+    if not connection.execute(statement).rowcount:
+        raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
 
 
 def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adapter: Artifact) -> None:
@@ -109,6 +116,12 @@ def _prune(connection: Connection, job_id: str) -> None:
     connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
 
 
+def start_adapters() -> Select[Any]:
+    """The query of the adapters that jobs which have not ended start from."""
+    jobs = tables.jobs.c
+    return select(jobs.start_adapter).where(jobs.start_adapter.is_not(None), jobs.status.not_in(FINAL))
+
+
 def drop_states(connection: Connection, job_id: str, keep: int) -> list[str]:
     """Forget all but the newest `keep` training states of the job; returns the blobs that no row names any more."""
     states = tables.states.c
@@ -116,6 +129,8 @@ def drop_states(connection: Connection, job_id: str, keep: int) -> list[str]:
     surplus = connection.execute(query.offset(keep)).mappings().all()
     connection.execute(delete(tables.states).where(states.seq.in_([row["seq"] for row in surplus])))
     named = select(_MODELS.adapter).where(_MODELS.job_id == job_id, _MODELS.deleted_at.is_(None))
-    prefixes = {adapter["prefix"] for adapter in connection.execute(named).scalars()}
+    prefixes = {
+        adapter["prefix"] for query in (named, start_adapters()) for adapter in connection.execute(query).scalars()
+    }
     dropped = [to_artifact(row[column]) for row in surplus for column in ("adapter", "optimizer")]
     return [key for artifact in dropped if artifact.prefix not in prefixes for key in artifact.blobs()]

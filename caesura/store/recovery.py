@@ -22,7 +22,7 @@ from caesura.jobs import (
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.jobs import newest_states
-from caesura.store.models import drop_states, keep_model
+from caesura.store.models import drop_states, keep_model, start_adapters
 from caesura.store.rows import Telling, move, tell, to_artifact, to_job, to_state
 
 _JOBS = tables.jobs.c
@@ -74,7 +74,7 @@ class Recovery:
             used = select(_JOBS.training_blob, _JOBS.validation_blob).where(_JOBS.status.not_in(FINAL))
             for training, validation in connection.execute(used):
                 keys.update(key for key in (training, validation) if key is not None)
-            artifacts: list[dict[str, Any]] = []
+            artifacts: list[dict[str, Any]] = list(connection.execute(start_adapters()).scalars())
             for adapter, optimizer in connection.execute(select(states.adapter, states.optimizer)):
                 artifacts += [adapter, optimizer]
             artifacts += connection.execute(select(models.adapter).where(models.deleted_at.is_(None))).scalars()

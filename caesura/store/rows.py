@@ -100,6 +100,7 @@ def to_job(row: RowMapping) -> Job:
     values: dict[str, Any] = {name: row[name] for name in _JOB_FIELDS}
     values["status"] = Status(row["status"])
     values["error"] = None if row["error"] is None else JobError(**row["error"])
+    values["start_adapter"] = None if row["start_adapter"] is None else to_artifact(row["start_adapter"])
     return Job(**values)
 
 

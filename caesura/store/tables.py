@@ -56,6 +56,8 @@ jobs = Table(
     Column("training_blob", Text, nullable=False),
     Column("validation_file", String(64)),
     Column("validation_blob", Text),
+    Column("start_model", Text),
+    Column("start_adapter", JSON(none_as_null=True)),
     Column("suffix", String(64)),
     Column("seed", BigInteger, nullable=False),
     Column("metadata", JSON(none_as_null=True)),

@@ -21,6 +21,9 @@ REFERENCE_PARAMETERS = 7e9
 REFERENCE_BATCH_SIZE = 8
 RATE_EXPONENT = 0.434
 MIN_RATE, MAX_RATE = 5e-5, 5e-3
+#: What a preference job takes of that rate: its loss pushes on where cross-entropy has long come to rest.
+PREFERENCE_RATE_SHARE = 0.06
+DEFAULT_BETA = 0.1
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05
 
@@ -30,6 +33,15 @@ class Hyperparameters:
     n_epochs: int
     batch_size: int
     learning_rate_multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceHyperparameters:
+    beta: float
+    loss_type: str
+    label_smoothing: float
+    #: AdamW's decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101): pulls the adapter towards the base.
+    l2_multiplier: float
 
 
 def resolve(asked: dict[str, Any], num_rows: int) -> Hyperparameters:
@@ -42,6 +54,18 @@ def resolve(asked: dict[str, Any], num_rows: int) -> Hyperparameters:
         n_epochs=auto_epochs(num_rows) if epochs == "auto" else epochs,
         batch_size=num_in_batch,
         learning_rate_multiplier=auto_multiplier(num_in_batch) if multiplier == "auto" else multiplier,
+    )
+
+
+def resolve_preference(asked: dict[str, Any]) -> PreferenceHyperparameters:
+    """The hyperparameters that only DPO has; beta as in the paper's experiments, and no weight decay unless asked."""
+    beta: float | Auto = asked.get("beta", "auto")
+    l2_multiplier: float | Auto = asked.get("l2_multiplier", "auto")
+    return PreferenceHyperparameters(
+        beta=DEFAULT_BETA if beta == "auto" else beta,
+        loss_type=asked.get("loss_type", "sigmoid"),
+        label_smoothing=asked.get("label_smoothing", 0.0),
+        l2_multiplier=0.0 if l2_multiplier == "auto" else l2_multiplier,
     )
 
 

@@ -16,8 +16,14 @@ from caesura import __version__
 from caesura.data.order import num_batches
 from caesura.jobs import Job
 from caesura.models.loading import choose_device, measure_base
+from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
-from caesura.training.hyperparameters import base_learning_rate, resolve
+from caesura.training.hyperparameters import (
+    PREFERENCE_RATE_SHARE,
+    base_learning_rate,
+    resolve,
+    resolve_preference,
+)
 
 LORA_RANK = 16
 LORA_ALPHA = 32.0
@@ -40,6 +46,11 @@ class Plan:
     dtype: str
     #: What the bytes depend on but nobody chooses: versions and the kind of processor.
     environment: dict[str, str]
+    #: What only DPO has.
+    beta: float | None = None
+    loss_type: str | None = None
+    label_smoothing: float | None = None
+    l2_multiplier: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,10 +68,15 @@ class Plan:
         return cls(**value)
 
 
-def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int) -> Plan:
-    """Resolve the hyperparameters and choose the arithmetic from what this machine is."""
-    asked: dict[str, Any] = job.method[job.method["type"]].get("hyperparameters", {})
+def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int, start: Adapter | None) -> Plan:
+    """Resolve the hyperparameters and choose the arithmetic from what this machine is.
+
+    `start`: the adapter that the training goes on from; its rank stays.
+    """
+    kind: str = job.method["type"]
+    asked: dict[str, Any] = job.method[kind].get("hyperparameters", {})
     resolved = resolve(asked, num_rows)
+    rate_share = PREFERENCE_RATE_SHARE if kind == "dpo" else 1.0
     num_parameters, context_window = measure_base(job.base, base)
     device = choose_device(settings.device)
     return Plan(
@@ -68,15 +84,16 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate_multiplier=resolved.learning_rate_multiplier,
-        learning_rate=base_learning_rate(num_parameters) * resolved.learning_rate_multiplier,
+        learning_rate=base_learning_rate(num_parameters) * rate_share * resolved.learning_rate_multiplier,
         context_window=context_window,
-        lora_rank=LORA_RANK,
-        lora_alpha=LORA_ALPHA,
+        lora_rank=LORA_RANK if start is None else start.rank,
+        lora_alpha=LORA_ALPHA if start is None else start.alpha,
         micro_batch_tokens=settings.micro_batch_tokens,
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         device=device.type,
         dtype=_choose_dtype(settings.dtype, device),
         environment=environment(device.type),
+        **(asdict(resolve_preference(asked)) if kind == "dpo" else {}),
     )
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 import torch
 
-from caesura.data.render import Example, pin_date, render_row
+from caesura.data.pairs import render_pair
+from caesura.data.preferences import PreferenceRow, parse_preferences
+from caesura.data.render import pin_date, render_row
 from caesura.data.rows import Problem, Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.jobs import Job
-from caesura.models.loading import Base, ChatTokenizer, load_base
-from caesura.models.lora import Layers, add_lora
+from caesura.models.loading import Base, ChatTokenizer, fingerprint, load_base
+from caesura.models.lora import Adapter, Layers, add_lora
+from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
+from caesura.training.method import Method
 from caesura.training.plan import Plan
+from caesura.training.preference import Preference
+from caesura.training.reference import Reference
+from caesura.training.rendering import Renderer
+from caesura.training.rows import Rows
 from caesura.training.supervised import Supervised
 
-#: A warning names this many lines.
-NUM_NAMED_LINES = 20
+AnyRow = Row | PreferenceRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +36,71 @@ class Setup:
 
     base: Base
     layers: Layers
-    method: Supervised
+    method: Method
     #: Tokens of all training rows, as truncated; one epoch trains on so many.
     num_training_tokens: int
     #: What the user should know about the data.
     warnings: list[str]
 
 
-def read_rows(lines: Iterable[bytes]) -> list[Row]:
-    """The rows of a file that was found valid. Raises InvalidData when it is not any more."""
-    rows: list[Row] = []
-    for row in parse_rows(lines):
+def read_rows(lines: Iterable[bytes], method: str) -> list[AnyRow]:
+    """The rows of a file that was found valid for the method. Raises InvalidData when it is not any more."""
+    rows: list[AnyRow] = []
+    for row in parse_preferences(lines) if method == "dpo" else parse_rows(lines):
         if isinstance(row, Problem):
             raise InvalidData(row.message)
         rows.append(row)
     return rows
 
 
-def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row], validation: list[Row]) -> Setup:
-    """Load the base model in the plan's arithmetic, put adapters on it and render the rows.
+def set_up(
+    job: Job,
+    settings: BaseModelSettings,
+    plan: Plan,
+    training: Sequence[AnyRow],
+    validation: Sequence[AnyRow],
+    start: Adapter | None = None,
+) -> Setup:
+    """Load the base model in the plan's arithmetic, put adapters on it and render the rows, as `read_rows` gave them.
 
-    Raises InvalidRequest when the base cannot be loaded or used, InvalidData when no row teaches anything.
+    `start` is the adapter that the training goes on from. Raises InvalidRequest when the base cannot be loaded or used,
+    InvalidData when no row teaches anything.
     """
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     # It would also fill what is allocated, lest someone read it before writing it: 5 % of a step, and nobody does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    base = _load(job, settings, plan)
+    if job.method["type"] == "dpo":
+        rows = cast(Sequence[PreferenceRow], training), cast(Sequence[PreferenceRow], validation)
+        return _set_up_preference(base, plan, job.seed, *rows, start)
+    return _set_up_supervised(base, plan, job.seed, cast(Sequence[Row], training), cast(Sequence[Row], validation))
+
+
+def _set_up_supervised(base: Base, plan: Plan, seed: int, training: Sequence[Row], validation: Sequence[Row]) -> Setup:
+    renderer = Renderer(base, render_row, lacking="no assistant token")
+    rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
+    return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, renderer.warnings)
+
+
+def _set_up_preference(
+    base: Base,
+    plan: Plan,
+    seed: int,
+    training: Sequence[PreferenceRow],
+    validation: Sequence[PreferenceRow],
+    start: Adapter | None,
+) -> Setup:
+    renderer = Renderer(base, render_pair, lacking="nothing to compare")
+    rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
+    weights = fingerprint(base.model)
+    layers = add_lora(base.model)
+    reference = Reference(layers, start, [*rows.training, *rows.validation], weights)
+    method = Preference(rows, plan, reference, can_share(base.model))
+    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+
+
+def _load(job: Job, settings: BaseModelSettings, plan: Plan) -> Base:
     settings = settings.model_copy(update={"context_window": plan.context_window})
     base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
     if not base.tokenizer.chat_template:
@@ -63,19 +110,8 @@ def set_up(job: Job, settings: BaseModelSettings, plan: Plan, training: list[Row
             param="model",
             code="unsupported_model",
         )
-    layers = add_lora(base.model)
-    warnings: list[str] = []
     _pin_date(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
-    training_examples = _render(base, training, "training_file", warnings)
-    validation_examples = _render(base, validation, "validation_file", warnings)
-    if not any(example.num_loss_tokens for example in training_examples):
-        raise InvalidData(
-            f"No row of the training file has an assistant token within the context of {base.context_window} tokens.",
-            param="training_file",
-        )
-    method = Supervised(training_examples, validation_examples, plan, job.seed)
-    num_tokens = sum(len(example.token_ids) for example in training_examples)
-    return Setup(base, layers, method, num_tokens, warnings)
+    return base
 
 
 def _pin_date(tokenizer: ChatTokenizer, now: datetime) -> None:
@@ -84,31 +120,3 @@ def _pin_date(tokenizer: ChatTokenizer, now: datetime) -> None:
         tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
     elif templates is not None:
         tokenizer.chat_template = pin_date(templates, now)
-
-
-def _render(base: Base, rows: list[Row], param: str, warnings: list[str]) -> list[Example]:
-    name = param.removesuffix("_file")
-    try:
-        examples = [render_row(row, base.tokenizer, base.context_window) for row in rows]
-    except InvalidData as error:
-        message = f"The job failed due to an invalid {name} file. {error.message}"
-        raise InvalidData(message, param=param, code=f"invalid_{param}") from error
-    truncated = [example for example in examples if example.num_truncated]
-    if truncated:
-        warnings.append(
-            f"{len(truncated)} row(s) of the {name} file are longer than the context of {base.context_window} tokens "
-            f"and were truncated at the end: {_lines(truncated)}"
-        )
-    silent = [example for example in examples if not example.num_loss_tokens]
-    if silent:
-        warnings.append(
-            f"{len(silent)} row(s) of the {name} file have no assistant token within the context of "
-            f"{base.context_window} tokens and teach nothing: {_lines(silent)}"
-        )
-    return examples
-
-
-def _lines(examples: list[Example]) -> str:
-    named = ", ".join(str(example.line) for example in examples[:NUM_NAMED_LINES])
-    more = len(examples) - NUM_NAMED_LINES
-    return f"lines {named}" + (f" and {more} more" if more > 0 else "")

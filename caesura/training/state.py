@@ -1,10 +1,10 @@
-"""The training state as files: adapter, optimizer, step number. All that a resume needs."""
+"""The training state as files: adapter, optimizer, step number, what the method keeps. All that a resume needs."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors.torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from caesura.models.lora import Adapter
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 COUNTERS_FILE = "counters.json"
+KEPT_FILE = "kept.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,19 @@ class State:
     optimizer: dict[str, Tensor]
     #: Steps in a row whose loss or gradient was not finite.
     num_not_finite: int = 0
+    #: What the method has computed once and keeps (`Method.capture`).
+    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def adapter_files(self, base_name: str) -> dict[str, bytes]:
         return lora.to_files(self.adapter, base_name)
 
     def optimizer_files(self) -> dict[str, bytes]:
         counters = {"step": self.step, "num_not_finite": self.num_not_finite}
-        return {
+        files = {
             OPTIMIZER_FILE: safetensors.torch.save(self.optimizer),
             COUNTERS_FILE: json.dumps(counters).encode(),
         }
+        return files | ({KEPT_FILE: safetensors.torch.save(self.kept)} if self.kept else {})
 
 
 def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes]) -> State:
@@ -45,6 +49,7 @@ def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes
         adapter=lora.from_files(adapter_files),
         optimizer=safetensors.torch.load(optimizer_files[OPTIMIZER_FILE]),
         num_not_finite=counters["num_not_finite"],
+        kept=safetensors.torch.load(optimizer_files[KEPT_FILE]) if KEPT_FILE in optimizer_files else {},
     )
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from caesura.jobs import JobError
 from caesura.models.loading import Base
-from caesura.models.lora import Layers, fresh_adapter, get_adapter, set_adapter
+from caesura.models.lora import Adapter, Layers, fresh_adapter, get_adapter, set_adapter
 from caesura.training.hyperparameters import learning_rate_at
+from caesura.training.method import Method, Metrics
 from caesura.training.plan import Plan
 from caesura.training.state import State, copy_to_cpu
-from caesura.training.supervised import Supervised
 
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
@@ -60,7 +60,7 @@ class StepResult:
 class Trainer:
     """A model, an optimizer and the number of the last step done."""
 
-    def __init__(self, base: Base, layers: Layers, method: Supervised, plan: Plan, state: State) -> None:
+    def __init__(self, base: Base, layers: Layers, method: Method, plan: Plan, state: State) -> None:
         self._model: nn.Module = base.model
         self._layers = layers
         self._method = method
@@ -70,16 +70,18 @@ class Trainer:
         set_adapter(layers, state.adapter)
         self._parameters = _parameters(layers)
         self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=0.0, fused=True
+            list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=plan.l2_multiplier or 0.0, fused=True
         )
         _load_moments(self._optimizer, self._parameters, state.optimizer)
+        #: Whether what the method kept with the state was of no use to it (`Method.restore`).
+        self.kept_was_stale = not method.restore(state.kept)
 
     def step(self) -> StepResult:
         """Do the next step. One whose loss or gradient is not finite changes nothing but the count of such steps."""
         step = self.num_steps_done + 1
-        score = self._method.backward(self._model, step)
+        measured = self._method.backward(self._model, step)
         norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), MAX_GRADIENT_NORM).item()
-        applied = math.isfinite(score.loss) and math.isfinite(norm)
+        applied = math.isfinite(measured["loss"]) and math.isfinite(norm)
         if applied:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
@@ -87,8 +89,9 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self._num_not_finite = 0 if applied else self._num_not_finite + 1
         self.num_steps_done = step
-        metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.accuracy} if applied else {}
-        metrics |= self._validate(step)
+        metrics = _prefixed("train", measured if applied else None)
+        metrics |= _prefixed("valid", self._method.validate(self._model, step))
+        metrics |= _prefixed("full_valid", self._method.validate_fully(self._model, step))
         return StepResult(step, self._plan.num_steps, applied, self._method.ends_epoch(step), metrics)
 
     def capture(self) -> State:
@@ -106,17 +109,8 @@ class Trainer:
             adapter=type(adapter)(adapter.rank, adapter.alpha, copy_to_cpu(adapter.weights)),
             optimizer=copy_to_cpu(moments),
             num_not_finite=self._num_not_finite,
+            kept=copy_to_cpu(self._method.capture()),
         )
-
-    def _validate(self, step: int) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for prefix, score in (
-            ("valid", self._method.validate(self._model, step)),
-            ("full_valid", self._method.validate_fully(self._model, step)),
-        ):
-            if score is not None and math.isfinite(score.loss):
-                metrics |= {f"{prefix}_loss": score.loss, f"{prefix}_mean_token_accuracy": score.accuracy}
-        return metrics
 
     def check_finite(self) -> None:
         """Raises TrainingFailed, naming the rows, when the last steps were all not finite."""
@@ -136,9 +130,16 @@ class Trainer:
         )
 
 
-def fresh_state(layers: Layers, plan: Plan, seed: int) -> State:
-    """The empty training state that a new job starts from, a function of its seed."""
-    return State(0, fresh_adapter(layers, plan.lora_rank, plan.lora_alpha, seed), {})
+def fresh_state(layers: Layers, plan: Plan, seed: int, start: Adapter | None = None) -> State:
+    """The training state that a new job starts from: the adapter `start`, or an empty one, a function of the seed."""
+    return State(0, start or fresh_adapter(layers, plan.lora_rank, plan.lora_alpha, seed), {})
+
+
+def _prefixed(prefix: str, measured: Metrics | None) -> dict[str, float]:
+    """The metrics under the names that events have for them; none that nobody measured, and none without a loss."""
+    if measured is None or not math.isfinite(measured["loss"]):
+        return {}
+    return {f"{prefix}_{name}": value for name, value in measured.items()}
 
 
 def _parameters(layers: Layers) -> dict[str, nn.Parameter]:

@@ -6,17 +6,18 @@ import logging
 import threading
 import time
 
-from caesura.data.rows import Row
 from caesura.errors import BlobDamaged, InvalidRequest, LeaseLost
 from caesura.ids import new_token
-from caesura.jobs import Job, JobError, Lease, Level, Reason
+from caesura.jobs import Job, JobError, Lease, Level, Reason, Told
+from caesura.models import lora
+from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import Storage, get_files
 from caesura.store import Store
 from caesura.store.files import new_file
 from caesura.store.rows import Telling
 from caesura.training.plan import Plan, environment, make_plan
-from caesura.training.setup import Setup, read_rows, set_up
+from caesura.training.setup import AnyRow, Setup, read_rows, set_up
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
 from caesura.worker.keeper import Keeper
@@ -85,27 +86,35 @@ class Attempt:
             )
         training = self._read(self._job.training_blob)
         validation = self._read(self._job.validation_blob) if self._job.validation_blob else []
-        plan = self._plan(base, len(training))
-        setup = set_up(self._job, base, plan, training, validation)
+        start = self._start()
+        plan = self._plan(base, len(training), start)
+        setup = set_up(self._job, base, plan, training, validation, start)
         for number, warning in enumerate(setup.warnings):
             self._warn(warning, f"data:{number}")
-        trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan))
+        trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
+        if trainer.kept_was_stale:
+            self._warn(Told.STALE, f"stale:{self._job.attempt}")
         interval_s = self._settings.save_interval_s
         with Saver(self._attempts, self._storage, self._lease, base.reference(self._job.base), interval_s) as saver:
             if self._train(trainer, plan, saver):
                 self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
 
-    def _read(self, blob: str) -> list[Row]:
+    def _read(self, blob: str) -> list[AnyRow]:
         with self._storage.open(blob) as lines:
-            return read_rows(lines)
+            return read_rows(lines, self._job.method["type"])
 
-    def _plan(self, base: BaseModelSettings, num_rows: int) -> Plan:
+    def _start(self) -> Adapter | None:
+        """The adapter of the tuned model that the job goes on from."""
+        artifact = self._job.start_adapter
+        return None if artifact is None else lora.from_files(get_files(self._storage, artifact))
+
+    def _plan(self, base: BaseModelSettings, num_rows: int, start: Adapter | None) -> Plan:
         """The plan of the first attempt; made and recorded by this one if it is the first."""
         if self._job.plan is not None:
             plan = Plan.from_json(self._job.plan)
             self._warn_of_changes(plan)
             return plan
-        plan = make_plan(self._job, self._settings, base, num_rows)
+        plan = make_plan(self._job, self._settings, base, num_rows, start)
         return Plan.from_json(self._attempts.set_plan(self._lease, plan.to_json()))
 
     def _warn_of_changes(self, plan: Plan) -> None:
@@ -118,8 +127,8 @@ class Attempt:
                 f"environment:{self._job.attempt}",
             )
 
-    def _restore(self, setup: Setup, plan: Plan) -> State:
-        """The newest committed training state whose checksums hold; the empty one for a new job."""
+    def _restore(self, setup: Setup, plan: Plan, start: Adapter | None) -> State:
+        """The newest committed training state whose checksums hold; for a new job the one that it starts from."""
         for committed in self._jobs.list_states(self._job.id):
             try:
                 return from_files(
@@ -131,7 +140,7 @@ class Attempt:
                     f"The training state saved at step {committed.step} is damaged; the one before it is used",
                     f"damaged:{committed.step}",
                 )
-        return fresh_state(setup.layers, plan, self._job.seed)
+        return fresh_state(setup.layers, plan, self._job.seed, start)
 
     def _train(self, trainer: Trainer, plan: Plan, saver: Saver) -> bool:
         """Do the steps that are left; False when the job was left on the way."""
@@ -170,7 +179,7 @@ class Attempt:
         adapter = saver.store_adapter(trainer.capture())
         self._keeper.flush()
         with self._storage.writer(f"files/{new_token()}") as writer:
-            writer.write(to_csv(self._jobs.list_metrics(self._job.id)))
+            writer.write(to_csv(self._jobs.list_metrics(self._job.id), self._job.method["type"]))
         results = new_file(writer.blob, RESULT_FILE, "fine-tune-results")
         self._attempts.finish(self._lease, trainer.num_steps_done, adapter, results, trained_tokens)
         logger.info("job %s: succeeded", self._job.id)

@@ -18,12 +18,19 @@ COLUMNS = {
     "full_valid_loss": "full_valid_loss",
     "full_valid_mean_token_accuracy": "full_valid_mean_token_accuracy",
 }
+#: What a job of preferences has beside them.
+PREFERENCE_COLUMNS = {
+    f"{prefix}_reward_{name}": f"{prefix}_reward_{name}"
+    for prefix in ("train", "valid", "full_valid")
+    for name in ("accuracy", "margin", "chosen", "rejected")
+}
 
 
-def to_csv(metrics: Iterable[Mapping[str, Any]]) -> bytes:
+def to_csv(metrics: Iterable[Mapping[str, Any]], method: str) -> bytes:
     """The file's bytes from the data of the metric events; cells are empty where nothing was measured."""
+    columns = COLUMNS | (PREFERENCE_COLUMNS if method == "dpo" else {})
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([step.get(metric, "") for metric in COLUMNS.values()] for step in metrics)
+    writer.writerow(columns)
+    writer.writerows([step.get(metric, "") for metric in columns.values()] for step in metrics)
     return text.getvalue().encode()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -75,3 +76,16 @@ def idle_service(shared_service: Service, http_server: HttpServer) -> Service:
 @pytest.fixture
 def engine(service: Service) -> EngineDouble:
     return service.engine
+
+
+@pytest.fixture
+def good_body(service: Service) -> dict[str, Any]:
+    """The smallest body that makes a job."""
+    return {"model": "caesura-tiny", "training_file": service.upload()}
+
+
+@pytest.fixture
+def idle_body(idle_service: Service) -> dict[str, Any]:
+    """The same for the service that is shared."""
+    (file,) = idle_service.client.files.list().data
+    return {"model": "caesura-tiny", "training_file": file.id}

@@ -1,4 +1,4 @@
-"""What a faulty request is told stands in `test_jobs` and `test_chat`; here: there is always something to tell."""
+"""What a faulty request is told: see `test_jobs_create` and `test_chat`. Here: there is always something to tell."""
 
 from __future__ import annotations
 

@@ -133,6 +133,7 @@ def test_a_job_with_a_valid_grader_is_refused_for_its_method_alone(idle_service:
 
     assert refused.value.param == "method.type"
     assert "The grader is valid" in refused.value.message
+    assert "Supported values are: 'supervised' and 'dpo'." in refused.value.message
 
 
 def test_a_reinforcement_job_without_a_grader_names_what_is_missing(idle_service: Service) -> None:

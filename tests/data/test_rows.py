@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caesura.data.rows import Problem, Row, parse_rows
+from caesura.data.lines import CHAT, PREFERENCE, Problem
+from caesura.data.rows import Row, parse_rows
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
@@ -55,8 +56,8 @@ FAULTY_ROWS: list[tuple[object, str, str | None]] = [
     ),
     (
         {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]},
-        "Example 1 is in the preference format, but the specified fine-tuning job is using 'supervised' as the"
-        " training method",
+        "Example 1 is in the fine-tune-preference format, but the specified fine-tuning job is using 'supervised' as"
+        " the training method",
         None,
     ),
     (GOOD | {"weight": 1}, 'Example 1 contains an extra "weight".', "weight"),
@@ -219,6 +220,24 @@ def test_an_unparsable_line_is_told_in_the_parsers_words(content: bytes, words: 
     assert problem.message.startswith(f"Example 1 cannot be parsed. Error: {words}")
     assert problem.message.endswith(" (line 1)")
     assert problem.remedy == "Write one JSON object on each line, in UTF-8 and without line breaks inside it."
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (line({"messages": 5, "input": None}), CHAT),
+        (line({"messages": [USER]}), CHAT),
+        (line({"input": 5, "preferred_completion": 5}), PREFERENCE),
+        (line({"input": {"messages": [USER]}, "non_preferred_output": [ANSWER], "messages": []}), PREFERENCE),
+        (line({"input": {"messages": [USER]}, "messages": [USER]}), None),
+        (line({"messages": [USER], "preferred_output": [ANSWER]}), None),
+        (line({"text": "Hi"}), None),
+        (line([]), None),
+        (b"{", None),
+    ],
+)
+def test_a_problem_says_which_format_its_line_has(content: bytes, expected: object) -> None:
+    assert problem_of(content).format == expected
 
 
 def test_an_unknown_roles_remedy_names_the_legal_ones() -> None:

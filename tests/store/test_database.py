@@ -1,20 +1,50 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, select, text
 
 from caesura.errors import DatabaseUnavailable
-from caesura.store import Store, open_store, tables
+from caesura.store import Store, database, open_store, tables
+from caesura.store.database import Database
 from tests.store.conftest import MakeJob
 
 
 def test_the_migrations_make_exactly_the_tables(store: Store) -> None:
     with store.database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_the_jobs_of_an_older_server_are_kept(tmp_path: Path) -> None:
+    """Of one whose jobs did not start from tuned models."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    older = Database(f"sqlite:///{tmp_path / 'caesura.db'}")
+    method = json.dumps({"type": "supervised", "supervised": {"hyperparameters": {}}})
+    with older.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, created_at, status, base, model_name, method, training_file, training_blob,"
+                " seed, integrations, result_files, step, attempt, stalled_attempts) VALUES ('ftjob-1', 1, 'queued',"
+                " 'tiny', 'ft:tiny', :method, 'file-1', 'files/1', 7, '[]', '[]', 0, 0, 0)"
+            ),
+            {"method": method},
+        )
+    older.close()
+    store = open_store(tmp_path)
+
+    job = store.jobs.get("ftjob-1")
+    assert (job.base, job.seed, job.start_model, job.start_adapter) == ("tiny", 7, None, None)
+    assert store.recovery.referenced_blobs() == {"files/1"}
+    store.close()
 
 
 def test_opening_a_store_again_finds_what_was_written(tmp_path: Path, store: Store, make_job: MakeJob) -> None:

@@ -1,0 +1,72 @@
+"""The rows of a job's files as the base model sees them, and what the user should know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from caesura.data.render import Tokenizer
+from caesura.errors import InvalidData
+from caesura.models.loading import Base
+from caesura.training.rows import Rendered
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Rendered)
+#: A warning names this many lines.
+NUM_NAMED_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer(Generic[T, R]):
+    """`render` makes a row of at most so many tokens; `lacking` says what a row that teaches nothing has."""
+
+    base: Base
+    render: Callable[[T, Tokenizer, int], R]
+    lacking: str
+    #: Filled as files are rendered.
+    warnings: list[str] = field(default_factory=list[str])
+
+    def training(self, rows: Sequence[T]) -> list[R]:
+        """Raises InvalidData, naming the line, when a row cannot be rendered, or when no row teaches anything."""
+        rendered = self._render(rows, "training_file")
+        if not any(row.teaches for row in rendered):
+            raise InvalidData(
+                f"Every row of the training file has {self.lacking} within the context of {self.base.context_window} "
+                "tokens. Shorten the prompts, or use a base model with a longer context.",
+                param="training_file",
+                code="invalid_training_file",
+            )
+        return rendered
+
+    def validation(self, rows: Sequence[T]) -> list[R]:
+        """Raises InvalidData, naming the line, when a row cannot be rendered."""
+        return self._render(rows, "validation_file")
+
+    def _render(self, rows: Sequence[T], param: str) -> list[R]:
+        name = param.removesuffix("_file")
+        context = f"the context of {self.base.context_window} tokens"
+        try:
+            rendered = [self.render(row, self.base.tokenizer, self.base.context_window) for row in rows]
+        except InvalidData as error:
+            message = f"The job failed due to an invalid {name} file. {error.message}"
+            raise InvalidData(message, param=param, code=f"invalid_{param}") from error
+        truncated = [row for row in rendered if row.num_truncated]
+        if truncated:
+            self.warnings.append(
+                f"{len(truncated)} row(s) of the {name} file are longer than {context} and were truncated at the end: "
+                f"{_lines(truncated)}"
+            )
+        silent = [row for row in rendered if not row.teaches]
+        if silent:
+            self.warnings.append(
+                f"{len(silent)} row(s) of the {name} file have {self.lacking} within {context} and teach nothing: "
+                f"{_lines(silent)}"
+            )
+        return rendered
+
+
+def _lines(rows: Sequence[Rendered]) -> str:
+    named = ", ".join(str(row.line) for row in rows[:NUM_NAMED_LINES])
+    more = len(rows) - NUM_NAMED_LINES
+    return f"lines {named}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,74 @@
+"""Which rows a step learns from, and which are validated after it: functions of the step and the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from caesura.data.order import derive_seed, epoch_order
+from caesura.training.plan import Plan
+
+#: A small batch of the validation file is scored every so many steps, the whole file at the end of every epoch.
+VALIDATION_INTERVAL = 10
+MIN_VALIDATION_ROWS = 8
+
+
+class Rendered(Protocol):
+    """A row as tokens."""
+
+    @property
+    def line(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def num_truncated(self) -> int: ...
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the row has anything to learn from."""
+        ...
+
+
+R = TypeVar("R", bound=Rendered)
+
+
+class Rows(Generic[R]):
+    """The rendered rows of a job's files in the order that `seed` gives them."""
+
+    def __init__(self, training: Sequence[R], validation: Sequence[R], plan: Plan, seed: int) -> None:
+        self.training = training
+        self.validation = validation
+        self._plan = plan
+        self._seed = seed
+        # The order of the epoch in hand: recomputing it at every step would cost more than the step.
+        self._order: tuple[int, list[list[int]]] | None = None
+
+    @property
+    def num_training_tokens(self) -> int:
+        """Of all training rows, as truncated: what one epoch trains on."""
+        return sum(row.num_tokens for row in self.training)
+
+    def of_step(self, step: int) -> list[R]:
+        """The rows of the 1-based `step`."""
+        epoch, index = divmod(step - 1, self._plan.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            lengths = [row.num_tokens for row in self.training]
+            self._order = (epoch, epoch_order(lengths, self._plan.batch_size, self._seed, epoch))
+        return [self.training[row] for row in self._order[1][index]]
+
+    def validated_at(self, step: int) -> Sequence[R]:
+        """A small batch of validation rows, chosen by the step; none where none is due."""
+        if not self.validation or not (step % VALIDATION_INTERVAL == 0 or self.ends_epoch(step)):
+            return ()
+        num_rows = min(len(self.validation), max(MIN_VALIDATION_ROWS, self._plan.batch_size))
+        start = derive_seed(self._seed, "validation", step) % len(self.validation)
+        return [*self.validation[start:], *self.validation[:start]][:num_rows]
+
+    def validated_fully_at(self, step: int) -> Sequence[R]:
+        """The whole validation file at the end of an epoch; nothing elsewhere."""
+        return self.validation if self.ends_epoch(step) else ()
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self._plan.steps_per_epoch == 0
