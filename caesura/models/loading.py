@@ -4,7 +4,6 @@
 # (torch and transformers leave the types of what they return open)
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -117,15 +116,6 @@ def _told_as_invalid(name: str) -> Generator[None, None, None]:
             param="model",
             code="model_not_available",
         ) from error
-
-
-def fingerprint(model: nn.Module) -> bytes:
-    """A digest of the model's weights: the same weights have the same, and others never."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.digest()
 
 
 def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **options: Any) -> Tensor:

@@ -86,12 +86,12 @@ class Preference:
             return ipo_losses(ratios_N2, torch.tensor(num_tokens, device=self._device), beta)
         return sigmoid_losses(ratios_N2, beta, label_smoothing)
 
-    def _sums(self, losses_N: Tensor, ratios_N2: Tensor) -> list[float]:
+    def _sums(self, losses_N: Tensor, ratios_N2: Tensor) -> Sequence[float]:
         assert self._plan.beta is not None
         rewards_N2 = self._plan.beta * ratios_N2
         chosen_N, rejected_N = rewards_N2.unbind(1)
         measured = (losses_N, (chosen_N > rejected_N).float(), chosen_N - rejected_N, chosen_N, rejected_N)
-        return torch.stack([values_N.sum() for values_N in measured]).tolist()
+        return [values_N.sum().item() for values_N in measured]
 
     def _logprobs(self, model: nn.Module, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """log π of both sides of each pair, [N, 2], and how many of the preferred sides' tokens come first."""

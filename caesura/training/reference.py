@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from caesura.data.pairs import Pair
+from caesura.models.digest import digest_weights
 from caesura.models.lora import Adapter, Layers, using_adapter
 
 _LOGPROBS, _KEY = "reference_logprobs", "reference_key"
 
 
 class Reference:
-    """`pairs` are all that will ever be asked for; `fingerprint` is the base's; no `start`: the base itself."""
+    """`pairs` are all that will ever be asked for; `base_digest` is of the base's weights; `start` None: the base."""
 
-    def __init__(self, layers: Layers, start: Adapter | None, pairs: Sequence[Pair], fingerprint: bytes) -> None:
+    def __init__(self, layers: Layers, start: Adapter | None, pairs: Sequence[Pair], base_digest: bytes) -> None:
         self._layers = layers
         self._start = start
         self._places = {pair: place for place, pair in enumerate(pairs)}
-        self._key = make_key(start, pairs, fingerprint)
+        self._key = make_key(start, pairs, base_digest)
         self._forget()
 
     def logprobs(self, pairs: Sequence[Pair], compute: Callable[[Sequence[Pair]], Tensor]) -> Tensor:
@@ -41,13 +42,13 @@ class Reference:
         return self._logprobs_N2[self._rows(pairs)]
 
     def capture(self) -> dict[str, Tensor]:
-        return {_LOGPROBS: self._logprobs_N2, _KEY: torch.frombuffer(bytearray(self._key), dtype=torch.uint8)}
+        return {_LOGPROBS: self._logprobs_N2, _KEY: _to_tensor(self._key)}
 
     def restore(self, kept: dict[str, Tensor]) -> bool:
         self._forget()
         if not kept:
             return True
-        if bytes(kept[_KEY].tolist()) != self._key:
+        if not kept[_KEY].equal(_to_tensor(self._key)):
             return False
         self._logprobs_N2.copy_(kept[_LOGPROBS])
         return True
@@ -59,14 +60,16 @@ class Reference:
         return [self._places[pair] for pair in pairs]
 
 
-def make_key(start: Adapter | None, pairs: Sequence[Pair], fingerprint: bytes) -> bytes:
+def make_key(start: Adapter | None, pairs: Sequence[Pair], base_digest: bytes) -> bytes:
     """A digest of all that the log-probabilities are a function of: weights, adapter, tokens and what is compared."""
-    digest = hashlib.sha256(fingerprint)
+    digest = hashlib.sha256(base_digest)
     if start is not None:
         digest.update(repr((start.rank, start.alpha)).encode())
-        for name, weight in sorted(start.weights.items()):
-            digest.update(name.encode())
-            digest.update(weight.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(digest_weights(sorted(start.weights.items())))
     for pair in pairs:
         digest.update(repr([(side.token_ids, side.loss_mask) for side in pair.sides]).encode())
     return digest.digest()
+
+
+def _to_tensor(key: bytes) -> Tensor:
+    return torch.tensor(list(key), dtype=torch.uint8)

@@ -9,13 +9,15 @@ from typing import cast
 
 import torch
 
+from caesura.data.lines import Problem
 from caesura.data.pairs import render_pair
 from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.render import pin_date, render_row
-from caesura.data.rows import Problem, Row, parse_rows
+from caesura.data.rows import Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.jobs import Job
-from caesura.models.loading import Base, ChatTokenizer, fingerprint, load_base
+from caesura.models.digest import digest_weights
+from caesura.models.loading import Base, ChatTokenizer, load_base
 from caesura.models.lora import Adapter, Layers, add_lora
 from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
@@ -93,9 +95,9 @@ def _set_up_preference(
 ) -> Setup:
     renderer = Renderer(base, render_pair, lacking="nothing to compare")
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
-    weights = fingerprint(base.model)
+    base_digest = digest_weights(base.model.named_parameters())
     layers = add_lora(base.model)
-    reference = Reference(layers, start, [*rows.training, *rows.validation], weights)
+    reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
     return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
 

@@ -6,28 +6,37 @@ from typing import Any
 
 import pytest
 
-from caesura.data.rows import Row, parse_rows
 from caesura.jobs import Job, Status
+from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings
 from caesura.training.plan import Plan
-from caesura.training.setup import Setup, set_up
+from caesura.training.setup import AnyRow, Setup, read_rows, set_up
 from tests.world import EXAMPLES
 
 MakeSetup = Callable[..., tuple[Setup, Plan]]
 
 
-def example_rows(name: str) -> list[Row]:
+#: The plan of a DPO job, beside what every plan has.
+PREFERENCE = {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0, "l2_multiplier": 0.0}
+EXAMPLES_OF = {"supervised": "style", "dpo": "preference"}
+
+
+def example_rows(name: str, method: str) -> list[AnyRow]:
     with (EXAMPLES / name).open("rb") as lines:
-        rows = list(parse_rows(lines))
-    assert all(isinstance(row, Row) for row in rows)
-    return [row for row in rows if isinstance(row, Row)]
+        return read_rows(lines, method)
 
 
 @pytest.fixture
 def make_setup(micro_model: Path) -> MakeSetup:
     """A trainer's parts over the first example rows, and the micro model if no other is named."""
 
-    def make(seed: int = 7, base: Path = micro_model, **values: Any) -> tuple[Setup, Plan]:
+    def make(
+        seed: int = 7,
+        base: Path = micro_model,
+        method: str = "supervised",
+        start: Adapter | None = None,
+        **values: Any,
+    ) -> tuple[Setup, Plan]:
         defaults: dict[str, Any] = {
             "num_rows": 24,
             "n_epochs": 2,
@@ -42,6 +51,7 @@ def make_setup(micro_model: Path) -> MakeSetup:
             "device": "cpu",
             "dtype": "float32",
             "environment": {},
+            **(PREFERENCE if method == "dpo" else {}),
         }
         plan = Plan(**(defaults | values))
         job = Job(
@@ -50,13 +60,13 @@ def make_setup(micro_model: Path) -> MakeSetup:
             status=Status.RUNNING,
             base="micro",
             model_name="ft:micro",
-            method={},
+            method={"type": method, method: {}},
             training_file="file-1",
             training_blob="files/1",
             seed=seed,
         )
-        training = example_rows("style_train.jsonl")[: plan.num_rows]
-        validation = example_rows("style_validation.jsonl")
-        return set_up(job, BaseModelSettings(path=str(base)), plan, training, validation), plan
+        training = example_rows(f"{EXAMPLES_OF[method]}_train.jsonl", method)[: plan.num_rows]
+        validation = example_rows(f"{EXAMPLES_OF[method]}_validation.jsonl", method)
+        return set_up(job, BaseModelSettings(path=str(base)), plan, training, validation, start), plan
 
     return make

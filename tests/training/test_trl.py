@@ -55,7 +55,7 @@ def test_the_first_steps_loss_is_that_of_trls_trainer_on_the_same_rows(
     lines = [row.line for row in setup.method.rows_of_step(1)]
 
     set_adapter(setup.layers, fresh_adapter(setup.layers, 16, 32.0, seed=1))
-    ours = setup.method.backward(setup.base.model, 1).loss
+    ours = setup.method.backward(setup.base.model, 1)["loss"]
 
     assert len(lines) == plan.batch_size
     assert ours == pytest.approx(first_loss_of_trl(model, lines, tmp_path), abs=1e-4)
