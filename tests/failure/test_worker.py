@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -12,11 +13,13 @@ from tests.failure.conftest import NUM_STEPS, create_job
 from tests.world import Outcome, World, wait_until
 
 
-@pytest.mark.parametrize("step", [0, 4, 13, 22])
+@pytest.mark.parametrize(
+    ("method", "step"), [("supervised", 0), ("supervised", 4), ("supervised", 22), ("dpo", 2), ("dpo", 13)]
+)
 def test_a_job_whose_worker_was_killed_ends_in_the_bytes_of_an_undisturbed_one(
-    world: World, undisturbed: Outcome, step: int
+    world: World, undisturbed_of: Callable[[str], Outcome], method: str, step: int
 ) -> None:
-    job = create_job(world)
+    job = create_job(world, method)
     worker = world.start_worker(job, "worker-1")
     wait_until(lambda: world.store.jobs.get(job.id).status is Status.RUNNING, "the claim")
     wait_until(lambda: world.store.jobs.get(job.id).step >= step, f"step {step}")
@@ -27,7 +30,7 @@ def test_a_job_whose_worker_was_killed_ends_in_the_bytes_of_an_undisturbed_one(
     world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
     assert world.start_worker(job, "worker-2").wait() == 0
 
-    assert world.outcome(job) == undisturbed
+    assert world.outcome(job) == undisturbed_of(method)
 
 
 def test_a_worker_that_slept_past_its_lease_cannot_change_the_job_when_it_wakes(

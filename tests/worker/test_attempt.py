@@ -3,69 +3,20 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caesura.errors import DatabaseUnavailable, LeaseLost
-from caesura.jobs import Artifact, Job, Lease, Reason, Status
+from caesura.jobs import Artifact, Lease, Reason, Status
 from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import get_files
 from caesura.store.attempts import Attempts
 from caesura.training.trainer import StepResult, Trainer
 from caesura.worker import keeper
+from tests.worker.disturb import NUM_STEPS, STEPS_PER_EPOCH, Crash, Rows, at_step, crash_in, create, pause_at
 from tests.world import World, wait_until
-
-Rows = list[dict[str, Any]]
-#: 20 rows in batches of 4, two epochs.
-STEPS_PER_EPOCH, NUM_STEPS = 5, 10
-
-
-class Crash(BaseException):
-    """The process ends here, as by SIGKILL: nothing after it runs."""
-
-
-def create(world: World, training: Rows, validation: Rows | None = None, **values: Any) -> Job:
-    return world.create_job(training, validation, batch_size=4, n_epochs=2, **values)
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, then: Callable[[], None]) -> None:
-    """Call `then` when the trainer has done `step`, once."""
-    original = Trainer.step
-    pending = [then]
-
-    def stepping(trainer: Trainer) -> StepResult:
-        result = original(trainer)
-        if result.step == step and pending:
-            pending.pop()()
-        return result
-
-    monkeypatch.setattr(Trainer, "step", stepping)
-
-
-def pause_at(monkeypatch: pytest.MonkeyPatch, world: World, job: Job, step: int) -> None:
-    """Have the job paused while `step` is in hand, and the worker hear of it before the step ends."""
-    heard = threading.Event()
-    original = Attempts.status
-
-    def status(attempts: Attempts, lease: Lease) -> Status:
-        status = original(attempts, lease)
-        if status is Status.PAUSING:
-            heard.set()
-        return status
-
-    def pause() -> None:
-        world.store.jobs.pause(job.id)
-        assert heard.wait(60)
-        # The keeper sets what it heard just after the call that we saw return; its next call comes after that.
-        heard.clear()
-        assert heard.wait(60)
-
-    monkeypatch.setattr(keeper, "BEAT_S", 0.01)
-    monkeypatch.setattr(Attempts, "status", status)
-    at_step(monkeypatch, step, pause)
 
 
 def test_a_job_runs_to_its_end(world: World, training: Rows, validation: Rows) -> None:
@@ -143,28 +94,6 @@ def test_auto_hyperparameters_are_resolved_by_the_first_attempt(world: World, tr
     assert resolved == {"n_epochs": 5, "batch_size": 1, "learning_rate_multiplier": 0.35}
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, training: Rows) -> None:
-    first, second, other = (world.run(create(world, training, seed=seed)) for seed in (1, 1, 2))
-
-    assert world.outcome(first) == world.outcome(second)
-    assert world.outcome(first).adapter != world.outcome(other).adapter
-
-
-@pytest.mark.parametrize("step", [1, 3, STEPS_PER_EPOCH, 9])
-def test_a_paused_and_resumed_job_ends_in_the_bytes_of_an_undisturbed_one(
-    world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    undisturbed = world.run(create(world, training, validation))
-    job = create(world, training, validation)
-    pause_at(monkeypatch, world, job, step)
-
-    assert world.run(job).status is Status.PAUSED
-    world.store.jobs.resume(job.id)
-    world.run(job)
-
-    assert world.outcome(job) == world.outcome(undisturbed)
-
-
 def test_a_pause_waits_for_the_step_in_hand_and_for_no_other(
     world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,70 +127,6 @@ def test_a_pause_asked_for_in_the_last_step_is_overtaken_by_the_end(
     assert world.run(job).status is Status.SUCCEEDED
 
 
-def test_a_stopping_server_gives_the_job_back_and_nothing_differs_in_the_end(
-    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = world.run(create(world, training))
-    job = create(world, training)
-    stopping = threading.Event()
-    at_step(monkeypatch, 4, stopping.set)
-
-    assert world.run(job, stopping=stopping).status is Status.QUEUED
-    assert [state.step for state in world.store.jobs.list_states(job.id)] == [4]
-    world.run(job)
-
-    assert world.outcome(job) == world.outcome(undisturbed)
-
-
-def crash_in(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, after: bool, call: int = 1) -> None:
-    """End the process just before or just after the `call`th call of `owner.name`."""
-    original = getattr(owner, name)
-    calls = [0]
-
-    def crashing(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == call and not after:
-            raise Crash
-        result = original(*args, **kwargs)
-        if calls[0] == call and after:
-            raise Crash
-        return result
-
-    monkeypatch.setattr(owner, name, crashing)
-
-
-#: Where a worker may die, and how many training states it has committed by then.
-CRASHES: dict[str, tuple[type, str, bool, int]] = {
-    "after the claim": (Attempts, "claim", True, 1),
-    "before the plan is recorded": (Attempts, "set_plan", False, 1),
-    "after the plan is recorded": (Attempts, "set_plan", True, 1),
-    "before the third step": (Trainer, "step", False, 3),
-    "after the third step": (Trainer, "step", True, 3),
-    "between the blobs of a state and its row": (Attempts, "save", False, 1),
-    "after the row of a state": (Attempts, "save", True, 1),
-    "after an epoch": (Trainer, "step", True, STEPS_PER_EPOCH + 2),
-    "between the blobs of the final model and its row": (Attempts, "finish", False, 1),
-}
-
-
-@pytest.mark.parametrize(("owner", "name", "after", "call"), CRASHES.values(), ids=CRASHES.keys())
-def test_a_job_whose_worker_died_ends_in_the_bytes_of_an_undisturbed_one(
-    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, after: bool, call: int
-) -> None:
-    undisturbed = world.run(create(world, training))
-    job = create(world, training)
-    with monkeypatch.context() as patch:
-        crash_in(patch, owner, name, after=after, call=call)
-        with pytest.raises(Crash):
-            world.run(job, "worker-1")
-    world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
-    world.run(job, "worker-2")
-
-    assert world.outcome(job) == world.outcome(undisturbed)
-    steps = [metrics["step"] for metrics in world.store.jobs.list_metrics(job.id)]
-    assert steps == list(range(1, NUM_STEPS + 1))
-
-
 def test_a_worker_that_died_after_the_end_has_ended_the_job(
     world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,28 +138,6 @@ def test_a_worker_that_died_after_the_end_has_ended_the_job(
     world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
 
     assert world.store.jobs.get(job.id).status is Status.SUCCEEDED
-
-
-def test_a_damaged_training_state_is_told_and_the_one_before_it_serves(
-    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = world.run(create(world, training))
-    job = create(world, training)
-    for step in (3, 6):
-        stopping = threading.Event()
-        with monkeypatch.context() as patch:
-            at_step(patch, step, stopping.set)
-            world.run(job, stopping=stopping)
-    newest, _ = world.store.jobs.list_states(job.id)
-    path = world.settings.data_dir / "blobs" / newest.optimizer.key("optimizer.safetensors")
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-    world.run(job)
-
-    assert world.outcome(job) == world.outcome(undisturbed)
-    assert "The training state saved at step 6 is damaged; the one before it is used" in world.messages(job)
 
 
 def test_training_states_are_saved_in_passing_when_their_interval_is_over(

@@ -1,0 +1,95 @@
+"""Ways to disturb an attempt, at a place of the test's choice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from caesura.jobs import Job, Lease, Status
+from caesura.store.attempts import Attempts
+from caesura.training.trainer import StepResult, Trainer
+from caesura.worker import keeper
+from tests.world import World
+
+Rows = list[dict[str, Any]]
+#: 20 rows in batches of 4, two epochs.
+STEPS_PER_EPOCH, NUM_STEPS = 5, 10
+
+
+class Crash(BaseException):
+    """The process ends here, as by SIGKILL: nothing after it runs."""
+
+
+def create(world: World, training: Rows, validation: Rows | None = None, **values: Any) -> Job:
+    return world.create_job(training, validation, batch_size=4, n_epochs=2, **values)
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, then: Callable[[], None]) -> None:
+    """Call `then` when the trainer has done `step`, once."""
+    original = Trainer.step
+    pending = [then]
+
+    def stepping(trainer: Trainer) -> StepResult:
+        result = original(trainer)
+        if result.step == step and pending:
+            pending.pop()()
+        return result
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+
+
+def pause_at(monkeypatch: pytest.MonkeyPatch, world: World, job: Job, step: int) -> None:
+    """Have the job paused while `step` is in hand, and the worker hear of it before the step ends."""
+    heard = threading.Event()
+    original = Attempts.status
+
+    def status(attempts: Attempts, lease: Lease) -> Status:
+        status = original(attempts, lease)
+        if status is Status.PAUSING:
+            heard.set()
+        return status
+
+    def pause() -> None:
+        world.store.jobs.pause(job.id)
+        assert heard.wait(60)
+        # The keeper sets what it heard just after the call that we saw return; its next call comes after that.
+        heard.clear()
+        assert heard.wait(60)
+
+    monkeypatch.setattr(keeper, "BEAT_S", 0.01)
+    monkeypatch.setattr(Attempts, "status", status)
+    at_step(monkeypatch, step, pause)
+
+
+def crash_in(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, after: bool, call: int = 1) -> None:
+    """End the process just before or just after the `call`th call of `owner.name`."""
+    original = getattr(owner, name)
+    calls = [0]
+
+    def crashing(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call and not after:
+            raise Crash
+        result = original(*args, **kwargs)
+        if calls[0] == call and after:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(owner, name, crashing)
+
+
+#: Where a worker may die, and how many training states it has committed by then.
+CRASHES: dict[str, tuple[type, str, bool, int]] = {
+    "after the claim": (Attempts, "claim", True, 1),
+    "before the plan is recorded": (Attempts, "set_plan", False, 1),
+    "after the plan is recorded": (Attempts, "set_plan", True, 1),
+    "before the third step": (Trainer, "step", False, 3),
+    "after the third step": (Trainer, "step", True, 3),
+    "between the blobs of a state and its row": (Attempts, "save", False, 1),
+    "after the row of a state": (Attempts, "save", True, 1),
+    "after an epoch": (Trainer, "step", True, STEPS_PER_EPOCH + 2),
+    "between the blobs of the final model and its row": (Attempts, "finish", False, 1),
+}

@@ -1,0 +1,118 @@
+"""Whatever disturbs a job, it ends in the same bytes: by every method, from a base and from a tuned model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from caesura.jobs import Job, Status
+from tests.worker.disturb import (
+    CRASHES,
+    NUM_STEPS,
+    STEPS_PER_EPOCH,
+    Crash,
+    Rows,
+    at_step,
+    crash_in,
+    create,
+    pause_at,
+)
+from tests.world import World, example_rows
+
+MakeJob = Callable[..., Job]
+#: Kind of job → its method, and whether it goes on from a tuned model.
+KINDS = {"supervised": ("supervised", False), "dpo": ("dpo", False), "dpo from a tuned model": ("dpo", True)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def make_job(request: pytest.FixtureRequest, world: World, training: Rows, validation: Rows) -> MakeJob:
+    """Jobs of one kind, alike but for what is said."""
+    method, from_tuned = request.param
+    start = None
+    if from_tuned:
+        start = world.store.models.find(world.run(create(world, training, learning_rate_multiplier=3.0)).model_name)
+        assert start is not None
+    if method == "dpo":
+        training = example_rows("preference_train.jsonl")[: len(training)]
+        validation = example_rows("preference_validation.jsonl")[: len(validation)]
+    return partial(create, world, training, validation, method=method, start=start)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, make_job: MakeJob) -> None:
+    first, second, other = (world.run(make_job(seed=seed)) for seed in (1, 1, 2))
+
+    assert world.outcome(first) == world.outcome(second)
+    assert world.outcome(first).adapter != world.outcome(other).adapter
+
+
+@pytest.mark.parametrize("step", [1, 3, STEPS_PER_EPOCH, 9])
+def test_a_paused_and_resumed_job_ends_in_the_bytes_of_an_undisturbed_one(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    pause_at(monkeypatch, world, job, step)
+
+    assert world.run(job).status is Status.PAUSED
+    world.store.jobs.resume(job.id)
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+
+
+def test_a_stopping_server_gives_the_job_back_and_nothing_differs_in_the_end(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    stopping = threading.Event()
+    at_step(monkeypatch, 4, stopping.set)
+
+    assert world.run(job, stopping=stopping).status is Status.QUEUED
+    assert [state.step for state in world.store.jobs.list_states(job.id)] == [4]
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+
+
+@pytest.mark.parametrize(("owner", "name", "after", "call"), CRASHES.values(), ids=CRASHES.keys())
+def test_a_job_whose_worker_died_ends_in_the_bytes_of_an_undisturbed_one(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, after: bool, call: int
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    with monkeypatch.context() as patch:
+        crash_in(patch, owner, name, after=after, call=call)
+        with pytest.raises(Crash):
+            world.run(job, "worker-1")
+    world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
+    world.run(job, "worker-2")
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    steps = [metrics["step"] for metrics in world.store.jobs.list_metrics(job.id)]
+    assert steps == list(range(1, NUM_STEPS + 1))
+
+
+def test_a_damaged_training_state_is_told_and_the_one_before_it_serves(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    for step in (3, 6):
+        stopping = threading.Event()
+        with monkeypatch.context() as patch:
+            at_step(patch, step, stopping.set)
+            world.run(job, stopping=stopping)
+    newest, _ = world.store.jobs.list_states(job.id)
+    path = world.settings.data_dir / "blobs" / newest.optimizer.key("optimizer.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    assert "The training state saved at step 6 is damaged; the one before it is used" in world.messages(job)
