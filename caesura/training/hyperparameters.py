@@ -23,6 +23,8 @@ RATE_EXPONENT = 0.434
 MIN_RATE, MAX_RATE = 5e-5, 5e-3
 #: What a preference job takes of that rate: its loss pushes on where cross-entropy has long come to rest.
 PREFERENCE_RATE_SHARE = 0.06
+#: `auto` takes no smaller batches of pairs: one pair alone pulls the answers about.
+MIN_PREFERENCE_BATCH_SIZE = 8
 DEFAULT_BETA = 0.1
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05
@@ -44,12 +46,12 @@ class PreferenceHyperparameters:
     l2_multiplier: float
 
 
-def resolve(asked: dict[str, Any], num_rows: int) -> Hyperparameters:
+def resolve(asked: dict[str, Any], num_rows: int, min_batch_size: int = 1) -> Hyperparameters:
     """Replace every `auto` by a number, as OpenAI's service was seen to (its cookbook's rule for the epochs)."""
     epochs: int | Auto = asked.get("n_epochs", "auto")
     batch_size: int | Auto = asked.get("batch_size", "auto")
     multiplier: float | Auto = asked.get("learning_rate_multiplier", "auto")
-    num_in_batch = auto_batch_size(num_rows) if batch_size == "auto" else batch_size
+    num_in_batch = max(min_batch_size, auto_batch_size(num_rows)) if batch_size == "auto" else batch_size
     return Hyperparameters(
         n_epochs=auto_epochs(num_rows) if epochs == "auto" else epochs,
         batch_size=num_in_batch,

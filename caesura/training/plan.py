@@ -19,6 +19,7 @@ from caesura.models.loading import choose_device, measure_base
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.training.hyperparameters import (
+    MIN_PREFERENCE_BATCH_SIZE,
     PREFERENCE_RATE_SHARE,
     base_learning_rate,
     resolve,
@@ -75,8 +76,9 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     """
     kind: str = job.method["type"]
     asked: dict[str, Any] = job.method[kind].get("hyperparameters", {})
-    resolved = resolve(asked, num_rows)
-    rate_share = PREFERENCE_RATE_SHARE if kind == "dpo" else 1.0
+    is_preference = kind == "dpo"
+    resolved = resolve(asked, num_rows, MIN_PREFERENCE_BATCH_SIZE if is_preference else 1)
+    rate_share = PREFERENCE_RATE_SHARE if is_preference else 1.0
     num_parameters, context_window = measure_base(job.base, base)
     device = choose_device(settings.device)
     return Plan(
@@ -93,7 +95,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         device=device.type,
         dtype=_choose_dtype(settings.dtype, device),
         environment=environment(device.type),
-        **(asdict(resolve_preference(asked)) if kind == "dpo" else {}),
+        **(asdict(resolve_preference(asked)) if is_preference else {}),
     )
 
 
