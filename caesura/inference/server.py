@@ -33,6 +33,10 @@ from caesura.storage import LocalStorage
 
 logger = logging.getLogger(__name__)
 
+#: Connections that may come at once, before the loop has turned to any: one more would be refused. How many answers
+#: there may be is the API's to say (`max_answers`).
+MAX_WAITING = 4096
+
 
 class EngineServer:
     """Answers each connection by `generation`."""
@@ -42,7 +46,7 @@ class EngineServer:
 
     async def serve(self, socket: Path) -> None:
         """Listen on the socket, for ever."""
-        server = await asyncio.start_unix_server(self.answer, socket, limit=MAX_LINE_BYTES)
+        server = await asyncio.start_unix_server(self.answer, socket, limit=MAX_LINE_BYTES, backlog=MAX_WAITING)
         await server.serve_forever()
 
     async def answer(self, reader: StreamReader, writer: StreamWriter) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import tempfile
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +79,19 @@ class Scripted:
         return piece
 
 
-Connect = Callable[[], Any]
+Connect = partial[Any]
 
 
 @asynccontextmanager
 async def serving(generation: Any) -> AsyncIterator[Connect]:
     """Yields what opens a connection to a server that asks this generation."""
     with tempfile.TemporaryDirectory() as folder:
-        socket = Path(folder) / "socket"
-        serving = asyncio.create_task(EngineServer(generation).serve(socket))
-        while not socket.exists():
+        path = Path(folder) / "socket"
+        serving = asyncio.create_task(EngineServer(generation).serve(path))
+        while not path.exists():
             assert not serving.done()
             await asyncio.sleep(0)
-        yield lambda: asyncio.open_unix_connection(socket)
+        yield partial(asyncio.open_unix_connection, path)
         serving.cancel()
         await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
         await asyncio.sleep(0)  # transports close a turn later
@@ -213,6 +215,23 @@ def test_who_asks_nothing_or_only_half_is_no_trouble(caplog: pytest.LogCaptureFi
 
     asyncio.run(run())
     assert caplog.text == ""
+
+
+def test_many_connections_at_once_are_taken_while_the_loop_is_busy() -> None:
+    async def run() -> list[bytes]:
+        async with serving(Scripted([Finished("stop", 1, 1)])) as connect:
+            clients = [socket.socket(socket.AF_UNIX) for _ in range(300)]
+            for client in clients:  # the loop does not turn in between
+                client.setblocking(False)
+                client.connect(str(connect.args[0]))
+                client.send(encode_request(REQUEST))
+            loop = asyncio.get_running_loop()
+            answers = await asyncio.gather(*(loop.sock_recv(client, 1) for client in clients))
+            for client in clients:
+                client.close()
+            return answers
+
+    assert all(asyncio.run(run()))
 
 
 def test_a_long_request_arrives_whole() -> None:
