@@ -99,12 +99,14 @@ def _attend(
     parts: list[Tensor] = []
     for segment in segments.items:
         keys_HKD, values_HKD = segment.keys(key_HTD), segment.keys(value_HTD)
-        mask_QK = segments.mask(segment, sliding_window, query_HTD)
         queries_HQD = query_HTD[:, segment.start : segment.end]
-        is_plain = softcap is not None or (query_HTD.device.type == "cpu" and segment.num_keys <= MAX_PLAIN_TOKENS)
-        if is_plain:
+        if softcap is not None or (query_HTD.device.type == "cpu" and segment.num_keys <= MAX_PLAIN_TOKENS):
+            mask_QK = segments.mask(segment, sliding_window, query_HTD)
             parts.append(_plain(queries_HQD, keys_HKD, values_HKD, mask_QK, scaling, softcap))
         else:
+            is_square = segment.num_keys == segment.num_queries
+            is_causal = is_square and (sliding_window is None or segment.num_keys <= sliding_window)
+            mask_QK = None if is_causal else segments.mask(segment, sliding_window, query_HTD)
             parts.append(_fused(queries_HQD, keys_HKD, values_HKD, mask_QK, scaling))
     return torch.cat(parts, dim=1).transpose(0, 1).unsqueeze(0), None
 
@@ -121,9 +123,11 @@ def _plain(
     return torch.bmm(weights_HQK, value_HKD)
 
 
-def _fused(query_HQD: Tensor, key_HKD: Tensor, value_HKD: Tensor, mask_QK: Tensor, scaling: float) -> Tensor:
+def _fused(query_HQD: Tensor, key_HKD: Tensor, value_HKD: Tensor, mask_QK: Tensor | None, scaling: float) -> Tensor:
+    """Without a mask: causal."""
     query, key, value = (states.unsqueeze(0) for states in (query_HQD, key_HKD, value_HKD))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask_QK, scale=scaling)[0]
+    is_causal = mask_QK is None
+    return F.scaled_dot_product_attention(query, key, value, mask_QK, is_causal=is_causal, scale=scaling)[0]
 
 
 AttentionInterface.register(SEGMENTED, _attend)

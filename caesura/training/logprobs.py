@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caesura.models.loading import forward_logits
@@ -41,9 +41,9 @@ def flat_logprobs(model: nn.Module, batch: FlatPairs) -> tuple[Tensor, Tensor]:
 
 def _of_targets(logits_BKV: Tensor, targets_BK: Tensor) -> tuple[Tensor, Tensor]:
     logits_BKV = logits_BKV.float()
-    target_logits_BK = logits_BKV.gather(2, targets_BK.unsqueeze(2)).squeeze(2)
-    logprobs_BK = target_logits_BK - torch.logsumexp(logits_BKV, dim=2)
-    return logprobs_BK, logits_BKV.detach().argmax(dim=2) == targets_BK
+    # Not logsumexp and gather, whose backwards go over the vocabulary several times more.
+    losses_N = F.cross_entropy(logits_BKV.flatten(0, 1), targets_BK.flatten(), reduction="none")
+    return -losses_N.view_as(targets_BK), logits_BKV.detach().argmax(dim=2) == targets_BK
 
 
 def _choose_attention(model: Any, token_ids_BT: Tensor) -> None:
