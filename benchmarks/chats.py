@@ -40,8 +40,8 @@ def _chat(generator: random.Random) -> dict[str, Any]:
     num_asked = max(2, round(num_words * generator.uniform(0.2, 0.5)))
     return {
         "messages": [
-            {"role": "user", "content": _text(generator, num_asked)},
-            {"role": "assistant", "content": _text(generator, num_words - num_asked)},
+            {"role": "user", "content": make_text(generator, num_asked)},
+            {"role": "assistant", "content": make_text(generator, num_words - num_asked)},
         ]
     }
 
@@ -53,7 +53,7 @@ def _num_tokens(generator: random.Random) -> int:
             return drawn
 
 
-def _text(generator: random.Random, num_words: int) -> str:
+def make_text(generator: random.Random, num_words: int) -> str:
     """Words by a law of rank, as in language: there is something to learn, and always the same amount."""
     weights = [1 / (rank + 1) for rank in range(len(WORDS))]
     return " ".join(generator.choices(WORDS, weights, k=num_words))

@@ -35,14 +35,21 @@ class Recorder:
 
         embedding.register_forward_pre_hook(count)
 
+    def begin(self) -> None:
+        """The training begins: a step 0 without rows, so that everything from here on is timed (`num_warmup` 1)."""
+        self.tokens.append(0)
+        self.end_step()
+
     def end_step(self) -> bool:
         """A step has ended; True when it was the last one to do."""
         self._ends.append((time.perf_counter(), time.process_time(), self._positions, self._real))
         return len(self._ends) == self.num_warmup + self.num_timed
 
-    def result(self) -> dict[str, Any]:
+    def result(self, before_s: float = 0.0, before_cpu_s: float = 0.0) -> dict[str, Any]:
+        """What the timed steps come to. `before_s`: work for them that was done before the training began."""
         first, last = self._ends[self.num_warmup - 1], self._ends[-1]
         wall_s, cpu_s, positions, real = (after - before for before, after in zip(first, last, strict=True))
+        wall_s, cpu_s = wall_s + before_s, cpu_s + before_cpu_s
         num_tokens = sum(self.tokens[self.num_warmup : len(self._ends)])
         return {
             "tokens_s": num_tokens / wall_s,
@@ -52,3 +59,12 @@ class Recorder:
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "loss": sum(self.losses) / len(self.losses),
         }
+
+    def first_step_s(self) -> float:
+        """From `begin` to the end of the first step."""
+        return self._ends[1][0] - self._ends[0][0]
+
+    def rate_of_last(self, num_steps: int) -> float:
+        """Tokens a second over the last steps."""
+        wall_s = self._ends[-1][0] - self._ends[-1 - num_steps][0]
+        return sum(self.tokens[len(self._ends) - num_steps : len(self._ends)]) / wall_s

@@ -17,9 +17,9 @@ from caesura.models.lora import Layers
 from caesura.settings import EMBEDDED_BASE, Settings
 from caesura.storage import LocalStorage
 from caesura.store import Store, open_store
+from caesura.training.method import Method
 from caesura.training.plan import Plan
 from caesura.training.state import State
-from caesura.training.supervised import Supervised
 from caesura.training.trainer import StepResult, Trainer
 from caesura.worker import attempt
 
@@ -34,7 +34,8 @@ def main() -> None:
         settings = Settings(data_dir=Path(folder), threads=asked["threads"], dtype=asked["dtype"])
         store = open_store(settings.data_dir)
         storage = LocalStorage(settings.data_dir / "blobs")
-        job_id = _create_job(store, storage, asked)
+        hyperparameters = {"n_epochs": 1, "batch_size": asked["batch_size"], "learning_rate_multiplier": 1.0}
+        job_id = create_job(store, storage, asked, EMBEDDED_BASE, "supervised", hyperparameters)
         attempt.run_attempt(job_id, "benchmark", settings, store, storage, stopping)
         saved = store.jobs.list_states(job_id)
         store.close()
@@ -42,18 +43,20 @@ def main() -> None:
     finish(recorder.result() | {"num_learned": watched.num_learned, "num_saves": len(saved)})
 
 
-def _create_job(store: Store, storage: LocalStorage, asked: dict[str, Any]) -> str:
+def create_job(
+    store: Store, storage: LocalStorage, asked: dict[str, Any], base: str, method: str, hyperparameters: dict[str, Any]
+) -> str:
+    """A queued job on the file `data`."""
     with storage.writer(f"files/{new_token()}") as writer:
         writer.write(Path(asked["data"]).read_bytes())
-    file = store.files.create(writer.blob, "chats.jsonl", "fine-tune")
-    hyperparameters = {"n_epochs": 1, "batch_size": asked["batch_size"], "learning_rate_multiplier": 1.0}
+    file = store.files.create(writer.blob, "rows.jsonl", "fine-tune")
     job = Job(
         id=new_id("ftjob-"),
         created_at=int(time.time()),
         status=Status.VALIDATING_FILES,
-        base=EMBEDDED_BASE,
+        base=base,
         model_name="ft:benchmark",
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        method={"type": method, method: {"hyperparameters": hyperparameters}},
         training_file=file.id,
         training_blob=file.blob,
         seed=asked["seed"],
@@ -69,7 +72,7 @@ def _watched(recorder: Recorder, stopping: threading.Event) -> type[Trainer]:
 
         num_learned = 0
 
-        def __init__(self, base: Base, layers: Layers, method: Supervised, plan: Plan, state: State) -> None:
+        def __init__(self, base: Base, layers: Layers, method: Method, plan: Plan, state: State) -> None:
             super().__init__(base, layers, method, plan, state)
             recorder.watch(base.model.get_submodule("model.embed_tokens"))
             self._watched_method = method
@@ -78,7 +81,7 @@ def _watched(recorder: Recorder, stopping: threading.Event) -> type[Trainer]:
         def step(self) -> StepResult:
             result = super().step()
             rows = self._watched_method.rows_of_step(result.step)
-            recorder.tokens.append(sum(len(row.token_ids) for row in rows))
+            recorder.tokens.append(sum(row.num_tokens for row in rows))
             if result.step > recorder.num_warmup:
                 recorder.losses.append(result.metrics["train_loss"])
             if recorder.end_step():

@@ -53,7 +53,7 @@ def make_flat_pairs(pairs: Sequence[Pair], device: torch.device) -> FlatPairs:
     return FlatPairs(
         torch.tensor([token_ids], device=device),
         torch.tensor([positions], device=device),
-        Segments(tuple(segments)),
+        Segments(segments, device),
         torch.tensor(keep, device=device),
         torch.tensor(targets, device=device),
         [side.num_loss_tokens for pair in pairs for side in pair.sides],

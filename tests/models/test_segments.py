@@ -90,8 +90,15 @@ def in_segments(model: Any) -> Tensor:
         keep.append(torch.arange(start + num_shared, end))
         start = end
     model.set_attn_implementation(SEGMENTED)
-    options = {"position_ids": torch.cat(positions).unsqueeze(0), "segments": Segments(tuple(items))}
+    options = {"position_ids": torch.cat(positions).unsqueeze(0), "segments": Segments(items, torch.device("cpu"))}
     return forward_logits(model, torch.cat(token_ids).unsqueeze(0), torch.cat(keep), use_cache=False, **options)[0]
+
+
+def gradients(model: nn.Module, logits: Tensor) -> dict[str, Tensor]:
+    """Of a loss that looks at every logit."""
+    model.zero_grad()
+    (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).mean().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("max_plain_tokens", [0, 1000], ids=["fused", "plain"])
@@ -104,8 +111,12 @@ def test_segments_are_computed_as_rows_of_their_own(
     assert can_share(model)
 
     alone = in_rows_of_their_own(model)
+    gradients_alone = gradients(model, alone)
+    together = in_segments(model)
 
-    torch.testing.assert_close(in_segments(model), alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    for name, gradient in gradients(model, together).items():
+        torch.testing.assert_close(gradient, gradients_alone[name], atol=1e-3, rtol=1e-3, msg=name)
 
 
 def test_an_architecture_that_nobody_has_tried_does_not_share() -> None:
