@@ -41,8 +41,9 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "granite": {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "logits_scaling": 2.0},
 }
-#: Shared tokens, and the others of each side.
-PAIRS = ((11, 5, 9), (3, 14, 1), (20, 2, 2))
+#: Shared tokens, and the others of each side. The branches of the last two are attended to together, and the padding of
+#: the first of them lies further behind its keys than a window reaches.
+PAIRS = ((11, 5, 9), (3, 14, 1), (20, 2, 2), (30, 5, 20), (20, 4, 29))
 
 
 def make_model(family: str) -> nn.Module:
