@@ -6,11 +6,11 @@ import argparse
 import os
 import time
 
-from benchmarks import graders, inference, latency, limit, lora_layers, machine, rates, training
+from benchmarks import graders, inference, latency, limit, lora_layers, machine, preferences, rates, training
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference")
+SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences")
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
         "lora_layers": lambda: lora_layers.run(options),
         "graders": lambda: graders.run(options),
         "inference": lambda: inference.run(options),
+        "preferences": lambda: preferences.run(the_limit, options),
     }
     for name in SECTIONS:
         if name in wanted:
