@@ -150,7 +150,7 @@ def _explanation(size: str, any_result: Result, best: Contender, options: Option
     return (
         f"A Qwen 3 of random weights, LoRA r=16 alpha=32 on all linear layers, beta 0.1, {NUM_EPOCHS} epochs of "
         f"{num_pairs} generated pairs in batches of {BATCH_SIZE}, the same {any_result['num_learned']:,.0f} compared "
-        f"tokens of an epoch and the same rate for all, {options.threads} threads, OMP_WAIT_POLICY=PASSIVE. Medians of "
+        f"tokens of an epoch and the same rate for all, {options.threads} threads, GOMP_SPINCOUNT=5000. Medians of "
         f"{options.rounds} rounds, each contender in a process of its own, in turn. `tok/s`: tokens of both answers, "
         "each with the prompt, whoever computes it once, over all steps of the job; what the reference says is part of "
         "it, computed in every step, before the first, or when a pair first comes up, so that three epochs share it as "

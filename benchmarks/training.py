@@ -122,7 +122,7 @@ def _explanation(options: Options, any_result: Result, best: Contender) -> str:
     return (
         f"Embedded base, LoRA r=16 alpha=32 on all linear layers, batch {BATCH_SIZE}, {options.num_rows} generated "
         f"chats (median 126 tokens, p90 350), loss on the same {any_result['num_learned']:,.0f} assistant tokens of an "
-        f"epoch for all, the same learning rate and schedule, {options.threads} threads, OMP_WAIT_POLICY=PASSIVE. "
+        f"epoch for all, the same learning rate and schedule, {options.threads} threads, GOMP_SPINCOUNT=5000. "
         f"Medians of {options.rounds} rounds, each contender in a process of its own, in turn; {timed} steps timed "
         f"after {warmup}. `tok/s`: tokens of the rows, padding not counted; `tok/CPU-s`: the same by the CPU time "
         "used, the steadier figure on a shared machine; `vs defaults`: the column before, by that of TRL's defaults; "

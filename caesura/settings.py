@@ -105,8 +105,11 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models run.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="Arithmetic of the base models.")
-    micro_batch_tokens: int = Field(
-        default=4096, ge=16, description="Tokens of one forward pass, padding included: bounds the memory."
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="Tokens of one forward pass, padding included: bounds the memory; "
+        "default: 1024 on a CPU, 4096 on a GPU.",
     )
     lease_s: float = Field(default=10.0, gt=0, description="A worker silent for this long has lost its job.")
     save_interval_s: float = Field(default=5.0, gt=0, description="Seconds between saves of a job's training state.")

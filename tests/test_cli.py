@@ -214,13 +214,13 @@ def test_worker_and_engine_become_programs_of_their_own(
 ) -> None:
     become: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: become.append(arguments))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     CliRunner().invoke(cli.cli, [command, "ftjob-1", "--name", "x", "--help"], catch_exceptions=False)
 
     ((program, arguments, environment),) = become
     assert program == sys.executable
     assert arguments == [sys.executable, "-m", module, "ftjob-1", "--name", "x", "--help"]
-    assert environment["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert environment["GOMP_SPINCOUNT"] == "7"
     assert environment["TOKENIZERS_PARALLELISM"] == WORKER_ENVIRONMENT["TOKENIZERS_PARALLELISM"]
 
 

@@ -28,8 +28,10 @@ SPARE_DELAY_S = 3.0
 #: What a worker may take to end its step and save when the server stops.
 GRACE_S = 30.0
 WORKER_ENVIRONMENT = {
-    # Waiting threads sleep rather than spin: beside another process on the same cores, spinning costs 5 to 29 times.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # A step is thousands of small operations, and to wake a thread takes longer than many of them: a waiting one stays
+    # awake for so many turns of a loop, which is half as fast again as sleeping at once, and a quarter slower beside a
+    # process that keeps a core busy (docs/benchmarks.md). Without a bound it would then be 5 to 29 times slower.
+    "GOMP_SPINCOUNT": "5000",
     # The thread count is part of the arithmetic: nobody but the plan chooses it.
     "OMP_DYNAMIC": "FALSE",
     # Without it, cuBLAS refuses to be deterministic.

@@ -28,6 +28,8 @@ from caesura.training.hyperparameters import (
 
 LORA_RANK = 16
 LORA_ALPHA = 32.0
+#: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         context_window=context_window,
         lora_rank=LORA_RANK if start is None else start.rank,
         lora_alpha=LORA_ALPHA if start is None else start.alpha,
-        micro_batch_tokens=settings.micro_batch_tokens,
+        micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type],
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         device=device.type,
         dtype=_choose_dtype(settings.dtype, device),
