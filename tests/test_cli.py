@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,10 @@ from tests.api.service import wait_until
 from tests.serving import Starter
 from tests.test_settings import VALUES, plain, write_toml
 
-#: The API is to be ready this soon after its start, of a processor's time: other processes may hold this one up.
-READY_CPU_S = 2.0
+#: Until it is ready the API takes at most so many times the processor's time that these libraries' imports take: about
+#: 1.7, and beyond 3 with torch among them. In seconds this is another number on every machine.
+MAX_READY_SHARE = 2.5
+LIBRARIES = "import alembic.context, fastapi, httpx, sqlalchemy, uvicorn"
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +63,13 @@ def serve(tmp_path: Path) -> Iterator[Starter]:
 def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: Starter) -> None:
     running = serve(CAESURA_WARM_SPARE="true")
     cpu = psutil.Process(running.process.pid).cpu_times()
+    command = [sys.executable, "-c", f"{LIBRARIES}; import os; print(sum(os.times()[:2]))"]
+    libraries_cpu_s = float(subprocess.run(command, capture_output=True, check=True).stdout)
 
     assert re.fullmatch(r"Caesura is ready at http://127\.0\.0\.1:\d+/v1", running.lines[0])
     assert running.lines[1] == f"  export OPENAI_BASE_URL={running.url}"
     assert re.fullmatch(r"  export OPENAI_API_KEY=sk-caesura-[A-Za-z0-9]{40}", running.lines[2])
-    assert cpu.user + cpu.system < READY_CPU_S
+    assert cpu.user + cpu.system < MAX_READY_SHARE * libraries_cpu_s
     health = httpx.get(running.url.removesuffix("/v1") + "/healthz").json()
     assert health == {"status": "ok", "version": __version__, "sandbox": find_level()}
     with OpenAI(**running.exported()) as client:

@@ -66,7 +66,7 @@ class Linear:
     """A matrix; on a CPU packed for its kernels, which is up to twice as fast (docs/benchmarks.md)."""
 
     def __init__(self, weight_OC: Tensor, bias_O: Tensor | None) -> None:
-        self._is_packed = weight_OC.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._is_packed = _can_pack(weight_OC)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OC) if self._is_packed else weight_OC
         self._bias_O = bias_O
 
@@ -80,6 +80,13 @@ class Linear:
         if self._is_packed:
             return torch.ops.mkldnn._linear_pointwise.binary(x_MC, y_MO, self._weight, self._bias_O, "add")
         return y_MO + F.linear(x_MC, self._weight, self._bias_O)
+
+
+def _can_pack(weight_OC: Tensor) -> bool:
+    # oneDNN refuses bfloat16 on a processor that has no instructions for it (one with AVX2 alone, say).
+    if weight_OC.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight_OC.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Norm:
