@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, cast
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,27 @@ class Grade:
     @property
     def reward(self) -> float:
         return self.score.reward
+
+
+def grade_to_json(grade: Grade) -> dict[str, Any]:
+    """The grade as plain data, from which `grade_from_json` makes it again."""
+    parts = {name: grade_to_json(part) for name, part in grade.score.parts.items()}
+    usage = {model: asdict(own) for model, own in grade.score.usage.items()}
+    score = {
+        "reward": grade.score.reward,
+        "faults": dict(grade.score.faults),
+        "usage": usage,
+        "sampled_model_name": grade.score.sampled_model_name,
+        "parts": parts,
+    }
+    return {"name": grade.name, "type": grade.type, "score": score, "execution_time_s": grade.execution_time_s}
+
+
+def grade_from_json(value: Mapping[str, Any]) -> Grade:
+    score = dict(value["score"])
+    score["usage"] = {model: TokenUsage(**own) for model, own in score["usage"].items()}
+    score["parts"] = {name: grade_from_json(part) for name, part in score["parts"].items()}
+    return Grade(value["name"], value["type"], Score(**score), value["execution_time_s"])
 
 
 class GraderFault(Exception):
