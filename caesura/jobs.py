@@ -78,12 +78,18 @@ class Reason(StrEnum):
     """Why a model was kept."""
 
     EPOCH = "epoch"
+    #: Of a job of reinforcement, which is validated every so many steps.
+    VALIDATION = "valid"
     PAUSE = "pause"
     FINAL = "final"
 
 
 #: How many of the models made at epoch ends stay, the final one included.
 NUM_EPOCH_CHECKPOINTS = 3
+#: How many of the models made at validations stay: those with the best rewards.
+NUM_BEST_CHECKPOINTS = 3
+#: What they are compared by.
+VALIDATION_REWARD = "full_valid_mean_reward"
 #: After this many attempts without a new step the job fails.
 NUM_STALLED_ATTEMPTS = 3
 
@@ -151,6 +157,16 @@ class Event:
     level: str
     message: str
     type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """An answer that a job of reinforcement sampled; `data` is what the API tells of it."""
+
+    id: str
+    created_at: int
+    job_id: str
     data: dict[str, Any]
 
 

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from caesura.data.prompts import Needed
 from caesura.data.validate import validate
 from caesura.errors import CaesuraError
 from caesura.executors import Executor
+from caesura.graders.variables import item_paths
 from caesura.jobs import Job, JobError, Status
 from caesura.storage import Storage
 from caesura.store import Store
@@ -101,7 +103,7 @@ class Scheduler:
     def _find_fault(self, job: Job, param: str, file_id: str, blob: str) -> JobError | None:
         try:
             with self._storage.open(blob) as lines:
-                return validate(lines, job.method["type"]).error(param, file_id)
+                return validate(lines, job.method["type"], _needed(job)).error(param, file_id)
         except CaesuraError as error:
             logger.exception("a file of a job cannot be read")
             return JobError("server_error", f"The file cannot be read: {error.message}", param)
@@ -127,3 +129,10 @@ class Scheduler:
             if key not in referenced:
                 logger.info("sweeping the blob %s", key)
                 self._storage.delete(key)
+
+
+def _needed(job: Job) -> list[Needed]:
+    """What the job's grader names of every row."""
+    if job.method["type"] != "reinforcement":
+        return []
+    return [Needed(path.steps, path.text) for path in item_paths(job.method["reinforcement"]["grader"])]

@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         default_factory=list[str],
         description="Hosts, host:port pairs or networks (CIDR) that endpoint graders may call though they are private.",
     )
+    allowed_tool_hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Hosts, host:port pairs or networks (CIDR) that the tools of reinforcement jobs may be called at; "
+        "no other host is.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "caesura"
 #: From left to right; a module imports from layers to its left and from its own.
 LAYERS = (
     {"errors", "ids", "logging"},
-    {"schema", "settings"},
+    {"access", "schema", "settings"},
     {"jobs"},
     {"storage", "store"},
     {"data"},

@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "engine_api_key_env": "KEY_OF_THE_ENGINE",
     "judges": {"stern": {"url": "https://api.example.com/v1", "model": "m", "api_key_env": "KEY", "reasoning": True}},
     "allowed_private_hosts": ["127.0.0.1:9000", "10.0.0.0/8"],
+    "allowed_tool_hosts": ["tools.example.com", "127.0.0.1:7072"],
     "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
     "aliases": {"mine": EMBEDDED_BASE},
 }

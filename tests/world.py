@@ -59,16 +59,20 @@ class World:
         seed: int = 7,
         method: str = "supervised",
         start: Model | None = None,
+        body: dict[str, Any] | None = None,
         **hyperparameters: object,
     ) -> Job:
-        """A queued job; one that goes on from the tuned model `start`, if there is one."""
+        """A queued job; one that goes on from the tuned model `start`, if there is one.
+
+        `body`: what its method has beside hyperparameters.
+        """
         job = Job(
             id=new_id("ftjob-"),
             created_at=1_700_000_000,
             status=Status.VALIDATING_FILES,
             base=base,
             model_name=f"ft:{base}:caesura::{random_text(8)}",
-            method={"type": method, method: {"hyperparameters": hyperparameters}},
+            method={"type": method, method: {"hyperparameters": hyperparameters, **(body or {})}},
             training_file="file-training",
             training_blob=self.upload(training),
             validation_file=None if validation is None else "file-validation",
@@ -99,7 +103,8 @@ class World:
         files = get_files(self.storage, model.adapter)
         with self.storage.open(self.store.files.get(job.result_files[0]).blob) as results:
             return Outcome(
-                self.store.jobs.list_metrics(job.id),
+                # How long something took is no part of what was computed.
+                [{**data, "timing": None} for data in self.store.jobs.list_metrics(job.id)],
                 {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
                 results.read().decode(),
                 job.trained_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +15,7 @@ from caesura.api.explain import quote
 from caesura.api.state import GraderTools, Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.graders.build import Tools, build_grader
+from caesura.graders.tool_servers import check_tool_servers
 from caesura.ids import new_id, random_text
 from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
 from caesura.schema.common import Page, PageWithIds
@@ -35,7 +36,7 @@ PAUSE_POLL_S = 0.05
 @router.post("")
 def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> FineTuningJob:
     if body.method is not None and body.method.type == "reinforcement":
-        _refuse_reinforcement(body.method, tools)
+        _check_reinforcement(body, body.method, server, tools)
     base, start = _find_model(server, body.model)
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
@@ -109,18 +110,20 @@ def _find_file(server: Server, file_id: str, param: str) -> File:
     return file
 
 
-def _refuse_reinforcement(method: Method, tools: Tools) -> NoReturn:
-    """Its grader's faults are told first: they are the user's to mend."""
+def _check_reinforcement(body: CreateJob, method: Method, server: Server, tools: Tools) -> None:
+    """Raises InvalidRequest for what a job of reinforcement needs and lacks, and for a grader or tools at fault."""
     param = "method.reinforcement"
     if method.reinforcement is None:
         raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
     build_grader(method.reinforcement.grader, tools, f"{param}.grader")
-    raise InvalidRequest(
-        "The grader is valid, but this server does not train by reinforcement yet. "
-        "Supported values are: 'supervised' and 'dpo'.",
-        param="method.type",
-        code="invalid_value",
-    )
+    check_tool_servers(method.reinforcement.tools or (), server.settings.allowed_tool_hosts, f"{param}.tools")
+    if body.validation_file is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'validation_file'. Reinforcement measures its rewards on prompts that it does "
+            "not train on: upload some, and name the file.",
+            param="validation_file",
+            code="missing_required_parameter",
+        )
 
 
 def _method(body: CreateJob) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def _method(body: CreateJob) -> dict[str, Any]:
     if body.method is None:
         return {"type": "supervised", "supervised": {"hyperparameters": body.hyperparameters.model_dump()}}
     kind = body.method.type
-    return {"type": kind, kind: body.method.model_dump(exclude_none=True)[kind]}
+    return {"type": kind, kind: body.method.model_dump(exclude_none=True, by_alias=True)[kind]}
 
 
 @router.get("")

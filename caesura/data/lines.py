@@ -35,6 +35,9 @@ PREFERENCE = Format(
 )
 
 
+PROMPTS = Format("reinforcement", "fine-tune-prompts", '{"messages": [...], "answer": ...}')
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with a line. `line` is 1-based; `field` is a path with 0-based indices, `messages[1].role`.
@@ -135,7 +138,7 @@ def _load(content: bytes, place: Place, expected: Format) -> tuple[dict[str, Any
     if not is_dict(value):
         place.fail(" is not a dictionary", f"Write each line as {expected.example}.")
     row = without_nulls(value)
-    place = Place(place.line, place.name, place.path, _format(row))
+    place = Place(place.line, place.name, place.path, _format(row, expected))
     if place.format not in (None, expected):
         place.fail(
             f" is in the {place.format.name} format, but the specified fine-tuning job is using '{expected.method}' as"
@@ -145,11 +148,14 @@ def _load(content: bytes, place: Place, expected: Format) -> tuple[dict[str, Any
     return row, place
 
 
-def _format(row: dict[str, Any]) -> Format | None:
+def _format(row: dict[str, Any], expected: Format) -> Format | None:
+    """Chats and prompts look alike: what is expected decides between them."""
     has_output = any(key in row for key in OUTPUT_KEYS)
     if "input" in row and has_output:
         return PREFERENCE
-    return CHAT if "messages" in row and "input" not in row and not has_output else None
+    if "messages" not in row or "input" in row or has_output:
+        return None
+    return PROMPTS if expected is PROMPTS else CHAT
 
 
 def refuse_extra_keys(value: dict[str, Any], legal: tuple[str, ...], place: Place, owner: str) -> None:

@@ -185,8 +185,8 @@ class _Conversation:
 
     def _span(self, index: int, full: str, earliest: int) -> _Span:
         prompt, up_to_answer = self._prompt(index), self._text(self.messages[: index + 1])
-        answer = up_to_answer[_num_shared(up_to_answer, prompt) :]
-        start = _num_shared(full, prompt)
+        answer = up_to_answer[num_shared(up_to_answer, prompt) :]
+        start = num_shared(full, prompt)
         kept = _longest_ending(answer, full, start, _last_word(self.messages[index]))
         if not kept or start < earliest:
             raise InvalidData(
@@ -231,7 +231,7 @@ def _last_word(message: dict[str, Any]) -> str:
     return (re.findall(r"\w+", message["content"]) or [""])[-1]
 
 
-def _num_shared(left: str, right: str) -> int:
+def num_shared(left: str, right: str) -> int:
     """How many characters the two texts begin with alike."""
     if left.startswith(right):
         return len(right)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from caesura.data.lines import CHAT, PREFERENCE, Format, Problem, load_line
+from caesura.data.lines import CHAT, PREFERENCE, PROMPTS, Format, Problem, load_line
 from caesura.data.preferences import parse_preferences
+from caesura.data.prompts import Needed, parse_prompts
 from caesura.data.rows import parse_rows
 from caesura.errors import InvalidData
 from caesura.jobs import JobError
@@ -25,7 +26,11 @@ _NUM_HINT_CHARACTERS = 20
 
 
 #: From each training method to the format of its files, and what reads it.
-_METHODS = {"supervised": (CHAT, parse_rows), "dpo": (PREFERENCE, parse_preferences)}
+_METHODS = {
+    "supervised": (CHAT, parse_rows),
+    "dpo": (PREFERENCE, parse_preferences),
+    "reinforcement": (PROMPTS, parse_prompts),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,10 @@ class Report:
         return " ".join([_start(param), "Invalid file format.", *told, *others, remedy])
 
 
-def validate(lines: Iterable[bytes], method: str) -> Report:
+def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ()) -> Report:
     """Read all lines of a file for the training method, in memory that does not grow with it.
+
+    `needed`: what every row must have besides, as its grader names it (reinforcement alone).
 
     The first line whose format can be told has the file's; where that is another method's, no more is read.
     """
@@ -83,7 +90,7 @@ def validate(lines: Iterable[bytes], method: str) -> Report:
     file_format: Format | None = None
     num_rows = num_problems = 0
     problems: list[Problem] = []
-    for item in parse(lines):
+    for item in parse_prompts(lines, needed) if method == "reinforcement" else parse(lines):
         if file_format is None:
             file_format = item.format if isinstance(item, Problem) else expected
             if file_format not in (None, expected):

@@ -29,7 +29,18 @@ _MAX_QUOTED = 300
 
 
 class CallFailed(Exception):
-    """No good reply came. The text says why, as the end of a sentence; users may read it."""
+    """No good reply came. The text says why, as the end of a sentence; users may read it.
+
+    `may_heal`: the other side was not there, or not able to; later it may be.
+    """
+
+    def __init__(self, words: str, *, may_heal: bool = False) -> None:
+        super().__init__(words)
+        self.may_heal = may_heal
+
+
+class ReplyTooLong(CallFailed):
+    """More came than is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> Reply:
         async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > MAX_REPLY_BYTES:
-                raise CallFailed(f"its reply is longer than {MAX_REPLY_BYTES} bytes")
+                raise ReplyTooLong(f"its reply is longer than {MAX_REPLY_BYTES} bytes")
     finally:
         await response.aclose()
     return Reply(response.status_code, response.headers, bytes(body))
@@ -116,7 +127,8 @@ class Retry:
             backoff_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2.0 ** (num_tries - 1))
             wait_s = outcome.retry_after_s + self.random() * backoff_s
             if not outcome.may_heal or num_tries == self.max_tries or wait_s >= left_s:
-                raise CallFailed(outcome.words + (f" (tried {num_tries} times)" if num_tries > 1 else ""))
+                tried = f" (tried {num_tries} times)" if num_tries > 1 else ""
+                raise CallFailed(outcome.words + tried, may_heal=outcome.may_heal)
             await self.sleep(wait_s)
             left_s -= wait_s
 

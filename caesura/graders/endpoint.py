@@ -134,14 +134,14 @@ def build_endpoint(
     except OutboundRefused as refused:
         raise InvalidGrader(str(refused), param=f"{param}.url") from None
     for header, value in headers.items():
-        _check_header(header, value, f"{param}.headers")
+        check_header(header, value, f"{param}.headers")
     pace = nullcontext() if rate_limit is None else Pace(rate_limit)
     lines = {"content-type": "application/json"} | {header.lower(): value for header, value in headers.items()}
     return EndpointGrader(name, url, lines, allowed, client, pace)
 
 
-def _check_header(name: str, value: str, param: str) -> None:
-    """Values are not shown: they are often keys."""
+def check_header(name: str, value: str, param: str) -> None:
+    """Raises InvalidGrader for a header that cannot be sent. Values are not shown: they are often keys."""
     quoted = quote(name, _MAX_QUOTED)
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidGrader(f"'{quoted}' is not the name of a header.", param=param)

@@ -108,6 +108,8 @@ class Score:
     sampled_model_name: str | None = None
     #: A multi-grader's graders.
     parts: Mapping[str, Grade] = field(default_factory=dict[str, "Grade"])
+    #: A model that was to be asked is not there now: this says nothing of the answer. Whoever can wait asks again.
+    is_unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,11 @@ class GraderFault(Exception):
         details: str,
         usage: Mapping[str, TokenUsage] | None = None,
         sampled_model_name: str | None = None,
+        is_unreachable: bool = False,
     ) -> None:
         super().__init__(f"{', '.join(flags)}: {details}")
-        self.score = Score(0.0, dict.fromkeys(flags, details), usage or {}, sampled_model_name)
+        faults = dict.fromkeys(flags, details)
+        self.score = Score(0.0, faults, usage or {}, sampled_model_name, is_unreachable=is_unreachable)
 
 
 class Grader(Protocol):

@@ -114,7 +114,7 @@ class Judges:
         try:
             reply = await self._retry.call(attempt, self._turns)
         except CallFailed as failure:
-            raise _fault(judge, f"gave no answer: {failure}.") from None
+            raise _fault(judge, f"gave no answer: {failure}.", is_unreachable=failure.may_heal) from None
         return _read_verdict(judge, reply)
 
     async def close(self) -> None:
@@ -191,5 +191,6 @@ def _as_count(value: Any) -> int:
     return value if isinstance(value, int) and value >= 0 and not isinstance(value, bool) else 0
 
 
-def _fault(judge: Judge, words: str) -> GraderFault:
-    return GraderFault("model_grader_server_error", details=f"The judge '{judge.name}' {words}")
+def _fault(judge: Judge, words: str, *, is_unreachable: bool = False) -> GraderFault:
+    details = f"The judge '{judge.name}' {words}"
+    return GraderFault("model_grader_server_error", details=details, is_unreachable=is_unreachable)

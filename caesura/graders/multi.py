@@ -38,7 +38,8 @@ class MultiGrader:
             reward = 0.0
             faults |= fault.score.faults
         models = [part.score.sampled_model_name for part in grades if part.score.sampled_model_name is not None]
-        return Score(reward, faults, _total_usage(grades), models[0] if models else None, parts)
+        is_unreachable = any(part.score.is_unreachable for part in grades)
+        return Score(reward, faults, _total_usage(grades), models[0] if models else None, parts, is_unreachable)
 
 
 def variables_of_map(keys: Sequence[str]) -> dict[str, str]:

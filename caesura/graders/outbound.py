@@ -1,8 +1,8 @@
 """Which addresses users may have this server call.
 
 Whoever can name a URL for the server to call could have it call what only the server can reach: the services of its
-machine, its network, its cloud. So the name is resolved here, every address of it must be public, and the call then
-goes to the address that was checked: a name that leads elsewhere a moment later (DNS rebinding) gains nothing.
+machine, its network, its cloud. So the name is resolved here, every address of it must be public or allowed, and the
+call then goes to the address that was checked: a name that leads elsewhere later (DNS rebinding) gains nothing.
 (https://cheatsheetseries.owasp.org/cheatsheets/Server_Side_Request_Forgery_Prevention_Cheat_Sheet.html)
 """
 
@@ -34,6 +34,20 @@ _REFUSED_NETWORKS = (
 _ENTRY = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one kind of caller may reach."""
+
+    #: The setting that lists hosts for it: `host`, `host:port`, or a network such as `10.1.0.0/16`.
+    setting: str
+    #: Whether it may also call every public address, or nothing but what is listed.
+    may_call_public: bool
+
+
+ENDPOINTS = Rule("allowed_private_hosts", may_call_public=True)
+TOOLS = Rule("allowed_tool_hosts", may_call_public=False)
+
+
 class OutboundRefused(ValueError):
     """A URL that this server does not call; the text names the host and the remedy."""
 
@@ -62,10 +76,9 @@ class Target:
         return client.build_request(method, self.url, headers=named, content=content, extensions=extensions)
 
 
-def check_url(url: str, allowed: Sequence[str]) -> httpx.URL:
-    """What can be said of a URL without asking anybody.
+def check_url(url: str, allowed: Sequence[str], rule: Rule = ENDPOINTS) -> httpx.URL:
+    """What can be said of a URL without asking anybody. `allowed` is what stands under the rule's setting.
 
-    `allowed` are the private hosts that may be called: `host`, `host:port`, or a network such as `10.1.0.0/16`.
     Raises OutboundRefused.
     """
     try:
@@ -81,17 +94,18 @@ def check_url(url: str, allowed: Sequence[str]) -> httpx.URL:
     if not 1 <= _port(parsed) <= 65535:
         raise OutboundRefused(f"The URL names the port {parsed.port}. Name one from 1 to 65535.")
     address = _read_literal(_host(parsed))
-    if address is not None:
-        _check_address(parsed, address, allowed)
+    if address is not None or not rule.may_call_public:
+        _check_address(parsed, address, allowed, rule)
     return parsed
 
 
-async def resolve(url: str, allowed: Sequence[str]) -> Target:
+async def resolve(url: str, allowed: Sequence[str], rule: Rule = ENDPOINTS) -> Target:
     """Where a call of `url` goes.
 
-    Raises OutboundRefused, also where only one of the host's addresses is private, and OSError where it has none.
+    Raises OutboundRefused, also where only one of the host's addresses may not be called, and OSError where it has
+    none.
     """
-    parsed = check_url(url, allowed)
+    parsed = check_url(url, allowed, rule)
     host, port = _host(parsed), _port(parsed)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -100,7 +114,7 @@ async def resolve(url: str, allowed: Sequence[str]) -> Target:
     # The part behind '%' names an interface.
     addresses = [ip_address(str(socket_address[0]).partition("%")[0]) for *_, socket_address in found]
     for address in addresses:
-        _check_address(parsed, address, allowed)
+        _check_address(parsed, address, allowed, rule)
     return Target(parsed.copy_with(host=str(addresses[0])), host, parsed.netloc.decode("ascii"))
 
 
@@ -116,36 +130,40 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not is_refused
 
 
-def _check_address(url: httpx.URL, address: Address, allowed: Sequence[str]) -> None:
+def _check_address(url: httpx.URL, address: Address | None, allowed: Sequence[str], rule: Rule) -> None:
+    """None: the address of a name is not known yet; any network may turn out to hold it."""
     host = _host(url)
-    if is_public(address) or any(_allows(entry, host, _port(url), address) for entry in allowed):
+    if rule.may_call_public and (address is None or is_public(address)):
         return
+    if any(_allows(entry, host, _port(url), address, rule) for entry in allowed):
+        return
+    what = "has an address that is not public" if rule.may_call_public else "may not be called"
     raise OutboundRefused(
-        f"The host '{host}' has an address that is not public. Whoever runs this server can allow it: put "
-        f"'{_spell(host, _port(url))}' under the setting allowed_private_hosts."
+        f"The host '{host}' {what}. Whoever runs this server can allow it: put "
+        f"'{_spell(host, _port(url))}' under the setting {rule.setting}."
     )
 
 
-def _allows(entry: str, host: str, port: int, address: Address) -> bool:
+def _allows(entry: str, host: str, port: int, address: Address | None, rule: Rule) -> bool:
     match = _ENTRY.fullmatch(entry)
     name = entry if match is None else match["ipv6"] or match["name"]
     if match is not None and match["port"] is not None and int(match["port"]) != port:
         return False
     if name.lower().rstrip(".") == host:
         return True
+    network = _read_network(name, rule)
+    if address is None:
+        return network is not None and "/" in name
     plain = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    network = _read_network(name)
     return network is not None and (plain or address) in network
 
 
-def _read_network(text: str) -> IPv4Network | IPv6Network | None:
+def _read_network(text: str, rule: Rule) -> IPv4Network | IPv6Network | None:
     try:
         return ip_network(text, strict=False)
     except ValueError:
         if "/" in text:
-            raise OutboundRefused(
-                f"The setting allowed_private_hosts holds '{text}', which is not a network."
-            ) from None
+            raise OutboundRefused(f"The setting {rule.setting} holds '{text}', which is not a network.") from None
         return None
 
 

@@ -15,7 +15,7 @@ from caesura.inference.tools import ToolFormat, find_format
 from caesura.jobs import Artifact
 from caesura.models.decoding import Decoder, build_decoder
 from caesura.models.decoding.adapters import LoadedAdapter
-from caesura.models.loading import Base, ChatTokenizer, choose_device, load_base
+from caesura.models.loading import Base, choose_device, load_base, tool_template
 from caesura.models.lora import from_files
 from caesura.settings import Settings
 from caesura.storage import Storage, get_files
@@ -92,7 +92,7 @@ class Library:
         began_s = time.monotonic()
         device = choose_device(self._settings.device)
         base = load_base(name, settings, _dtype(self._settings.dtype, device), device)
-        loaded = Loaded(base, build_decoder(base.model), find_format(_tool_template(base.tokenizer)))
+        loaded = Loaded(base, build_decoder(base.model), find_format(tool_template(base.tokenizer)))
         logger.info("loaded the base model '%s' in %.1f s", name, time.monotonic() - began_s)
         return loaded
 
@@ -105,9 +105,3 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         wanted = "float32" if device.type == "cpu" else "bfloat16"
     return getattr(torch, wanted)
-
-
-def _tool_template(tokenizer: ChatTokenizer) -> str | None:
-    """The chat template that shows tools; some models have one for that alone."""
-    templates = tokenizer.chat_template
-    return templates.get("tool_use", templates.get("default")) if isinstance(templates, dict) else templates

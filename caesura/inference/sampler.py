@@ -6,11 +6,12 @@ of its arithmetic. A draw depends on its own sample's seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from caesura.inference.batch import MAX_ROWS, Batch
-from caesura.inference.draw import Draw, Drawn
+from caesura.inference.draw import Draw, Drawn, Mask
 from caesura.inference.engine import Piece
 from caesura.inference.prompt import Prompt
 from caesura.models.decoding import Decoder
@@ -27,6 +28,23 @@ class Sample:
     has_ended: bool
 
 
+#: Told of each sample as soon as it has ended: the index of its prompt, that of its seed, and the sample.
+OnEnd = Callable[[int, int, Sample], None]
+
+
+class Form(Mask, Protocol):
+    """What one sample is held to: asked for its mask and told what was drawn, in turn. `grammar.Constraint` is one."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow but an end."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """The sample goes on with this token. Raises CaesuraError where it cannot."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """How samples are drawn; the values are those of OpenAI's API. Raises ValueError where no token may be drawn."""
@@ -39,6 +57,8 @@ class Parameters:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict[int, float])
+    #: Makes what a sample is held to, anew for each; one that is complete has ended, though no end token came.
+    make_mask: Callable[[], Form] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -51,42 +71,54 @@ class Sampler:
     def __init__(self, decoder: Decoder, max_rows: int = MAX_ROWS) -> None:
         self._decoder = decoder
         self._max_rows = max_rows
-        #: Between two calls it is empty, and keeps its memory.
-        self._batch: Batch[_Growing] = Batch(decoder, max_rows)
 
     def sample(
-        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], parameters: Parameters
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        parameters: Parameters | Sequence[Parameters],
+        *,
+        watch: Callable[[], None] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[list[Sample]]:
-        """For each prompt a sample for each of its seeds. Seeds are integers of 64 bits, signed."""
+        """For each prompt a sample for each of its seeds, drawn by the prompt's own parameters or by those of all.
+
+        Seeds are integers of 64 bits, signed. `watch` is called before each step; what it or `on_end` raises ends the
+        call. Raises CaesuraError where a sample cannot be held to its form.
+        """
+        each = [parameters] * len(prompts) if isinstance(parameters, Parameters) else parameters
         growing = [
-            [_Growing(prompt, seed, parameters) for seed in its_seeds]
-            for prompt, its_seeds in zip(prompts, seeds, strict=True)
+            [_Growing(prompt, (row, column), seed, own) for column, seed in enumerate(its_seeds)]
+            for row, (prompt, its_seeds, own) in enumerate(zip(prompts, seeds, each, strict=True))
         ]
-        try:
-            self._grow([one for group in growing for one in group])
-        except BaseException:
-            self._batch = Batch(self._decoder, self._max_rows)
-            raise
+        self._grow([one for group in growing for one in group], watch, on_end)
         return [[one.sample() for one in group] for group in growing]
 
-    def _grow(self, waiting: list[_Growing]) -> None:
-        batch = self._batch
+    def _grow(self, waiting: list[_Growing], watch: Callable[[], None] | None, on_end: OnEnd | None) -> None:
+        # A new one: where keys and values lie in memory, which earlier calls have a part in, can change last bits too.
+        batch: Batch[_Growing] = Batch(self._decoder, self._max_rows)
         while waiting or batch.members:
+            if watch is not None:
+                watch()
             joining = batch.choose(waiting)
             del waiting[: len(joining)]
             outcomes = batch.join(joining) if joining else batch.step()
-            for _, outcome in outcomes:
+            for one, outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
+                if one.is_finished and on_end is not None:
+                    on_end(*one.place, one.sample())
             waiting[:0] = batch.crowd_out()
 
 
 class _Growing:
     """A sample in the making."""
 
-    def __init__(self, prompt: Prompt, seed: int, parameters: Parameters) -> None:
+    def __init__(self, prompt: Prompt, place: tuple[int, int], seed: int, parameters: Parameters) -> None:
         self.prompt = prompt
+        self.place = place
         self.token_ids: list[int] = []
+        self._form = None if parameters.make_mask is None else parameters.make_mask()
         self.draw = Draw(
             seed,
             temperature=parameters.temperature,
@@ -95,6 +127,7 @@ class _Growing:
             presence_penalty=parameters.presence_penalty,
             logit_bias=parameters.logit_bias,
             top_logprobs=0,
+            mask=self._form,
         )
         self._parameters = parameters
         self._logprobs: list[float] = []
@@ -106,9 +139,14 @@ class _Growing:
 
     def add(self, drawn: Drawn) -> list[Piece]:
         assert drawn.logprob is not None
+        if self.draw.fault is not None:
+            raise self.draw.fault
         self.token_ids.append(drawn.token_id)
         self._logprobs.append(drawn.logprob)
         self._has_ended = drawn.token_id in self._parameters.eos_token_ids
+        if self._form is not None:
+            self._form.accept(drawn.token_id)
+            self._has_ended = self._has_ended or self._form.is_complete
         return []
 
     def sample(self) -> Sample:

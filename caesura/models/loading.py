@@ -128,6 +128,12 @@ def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **opt
     return output.logits
 
 
+def tool_template(tokenizer: ChatTokenizer) -> str | None:
+    """The chat template that shows tools; some models have one for that alone."""
+    templates = tokenizer.chat_template
+    return templates.get("tool_use", templates.get("default")) if isinstance(templates, dict) else templates
+
+
 def _eos_token_ids(model: nn.Module, tokenizer: ChatTokenizer) -> frozenset[int]:
     generation: Any = getattr(model, "generation_config", None)
     configured: int | list[int] | None = getattr(generation, "eos_token_id", None)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from caesura.schema.chat import ResponseFormat
 from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request, Text
 from caesura.schema.graders import AnyGrader
 
@@ -15,6 +16,10 @@ BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)
 Multiplier = Annotated[AutoText | Annotated[float, Field(gt=0, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
 Beta = Annotated[AutoText | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
 WeightDecay = Annotated[AutoText | Annotated[float, Field(ge=0, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber]
+ComputeMultiplier = Annotated[
+    AutoText | Annotated[float, Field(gt=0.00001, le=10, allow_inf_nan=False), Tag(NUMBER)], AutoOrNumber
+]
+Count = Annotated[AutoText | Annotated[int, Field(ge=1), Tag(NUMBER)], AutoOrNumber]
 #: It becomes a part of the model's name, and so of URLs: no control characters.
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
 
@@ -53,12 +58,36 @@ class DpoMethod(Request):
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
 
 
-class ReinforcementMethod(Request):
-    """So far only its grader is looked at: training by it is not offered yet."""
+class ReinforcementHyperparameters(Hyperparameters):
+    """A job tells those without a default only where they were given: OpenAI's service does not have them."""
 
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    compute_multiplier: ComputeMultiplier = "auto"
+    eval_interval: Count = "auto"
+    eval_samples: Count = "auto"
+    kl_coefficient: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    updates_per_batch: Annotated[int, Field(ge=1, le=16)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class ToolServer(Request):
+    """Azure's: a web service that a model may call while it answers."""
+
+    name: Annotated[Text, StringConstraints(min_length=1, max_length=64)]
+    server_url: Text
+    headers: dict[str, Text] | None = None
+
+
+class ReinforcementMethod(Request):
     grader: AnyGrader
-    hyperparameters: Any = None
-    response_format: Any = None
+    hyperparameters: ReinforcementHyperparameters = ReinforcementHyperparameters()
+    response_format: ResponseFormat | None = None
+    #: Make the final model of the checkpoint with the best validation reward, not of the last step.
+    keep_best: bool | None = None
+    #: What becomes of a job whose grader fails on most answers.
+    on_grader_errors: Literal["pause", "fail"] | None = None
+    tools: Annotated[list[ToolServer], Field(min_length=1, max_length=128)] | None = None
+    max_episode_steps: Annotated[int, Field(ge=1, le=50)] | None = None
 
 
 class Method(Request):

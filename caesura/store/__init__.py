@@ -2,7 +2,7 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.responses` and `.recovery` (what the scheduler mends).
+`.models`, `.rollouts`, `.responses` and `.recovery` (what the scheduler mends).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from caesura.store.jobs import Jobs
 from caesura.store.models import Models
 from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
+from caesura.store.rollouts import Rollouts
 
 
 class Store:
-    """The six views of one database."""
+    """The seven views of one database."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -27,6 +28,7 @@ class Store:
         self.jobs = Jobs(database)
         self.attempts = Attempts(database)
         self.models = Models(database)
+        self.rollouts = Rollouts(database)
         self.responses = Responses(database)
         self.recovery = Recovery(database)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,7 @@ from caesura.jobs import (
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.models import drop_states, keep_model
+from caesura.store.rollouts import add_rollouts
 from caesura.store.rows import Telling, move, now, tell, to_job
 
 _JOBS = tables.jobs.c
@@ -88,8 +90,15 @@ class Attempts:
             _hold(connection, lease)
             tell(connection, lease.job_id, *tellings)
 
-    def record_steps(self, lease: Lease, last_step: int, tellings: list[Telling], estimated_finish: int) -> None:
-        """Tell the metrics of the steps up to `last_step`; those told before are left as they are."""
+    def record_steps(
+        self,
+        lease: Lease,
+        last_step: int,
+        tellings: list[Telling],
+        estimated_finish: int,
+        rollouts: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Tell the metrics of the steps up to `last_step`, and their rollouts; those told before stay as they are."""
         with self._database.write() as connection:
             _hold(
                 connection,
@@ -99,6 +108,7 @@ class Attempts:
                 estimated_finish=estimated_finish,
             )
             tell(connection, lease.job_id, *tellings)
+            add_rollouts(connection, lease.job_id, rollouts)
 
     def save(self, lease: Lease, state: TrainingState, reason: Reason | None = None) -> list[str]:
         """Commit a training state and, given a reason, make a model of its adapter.
@@ -119,6 +129,15 @@ class Attempts:
             if paused is not None:
                 tell(connection, lease.job_id, Telling(Told.PAUSED))
         return paused is not None
+
+    def pause_itself(self, lease: Lease, state: TrainingState, warning: Telling) -> None:
+        """Commit the state and its checkpoint, say why, and pause though nobody asked for it."""
+        with self._database.write() as connection:
+            _save(connection, _hold(connection, lease), state, Reason.PAUSE)
+            move(connection, lease.job_id, Status.PAUSING, _JOBS.status == Status.RUNNING)
+            moved = move(connection, lease.job_id, Status.PAUSED)
+            assert moved is not None  # the lease was held a moment ago, in this transaction
+            tell(connection, lease.job_id, warning, Telling(Told.PAUSED))
 
     def release(self, lease: Lease, state: TrainingState) -> None:
         """Commit the state and give the job back to the queue: its server is stopping."""

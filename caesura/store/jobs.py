@@ -43,7 +43,7 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
         with self._database.read() as connection:
-            return _get(connection, job_id)
+            return get_job(connection, job_id)
 
     def list(
         self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
@@ -71,7 +71,7 @@ class Jobs:
         events = tables.events.c
         query = select(tables.events).where(events.job_id == job_id).order_by(events.seq.desc()).limit(limit + 1)
         with self._database.read() as connection:
-            _get(connection, job_id)
+            get_job(connection, job_id)
             if after is not None:
                 cursor = connection.execute(
                     select(events.seq).where(events.id == after, events.job_id == job_id)
@@ -136,7 +136,7 @@ class Jobs:
             if job is not None:
                 tell(connection, job_id, Telling(Told.PAUSED))
                 return job
-            job = _get(connection, job_id)
+            job = get_job(connection, job_id)
         if job.status in (Status.PAUSED, Status.PAUSING):
             return job
         raise _illegal(job, "paused", "validating_files, queued or running")
@@ -151,7 +151,7 @@ class Jobs:
                 or move(connection, job_id, Status.VALIDATING_FILES, paused)
             )
             if job is None:
-                raise _illegal(_get(connection, job_id), "resumed", "paused or pausing")
+                raise _illegal(get_job(connection, job_id), "resumed", "paused or pausing")
             tell(connection, job_id, Telling(Told.RESUMED))
         return job
 
@@ -160,7 +160,7 @@ class Jobs:
         with self._database.write() as connection:
             job = move(connection, job_id, Status.CANCELLED)
             if job is None:
-                raise _illegal(_get(connection, job_id), "cancelled", "one that has not ended")
+                raise _illegal(get_job(connection, job_id), "cancelled", "one that has not ended")
             drop_states(connection, job_id, keep=0)
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
@@ -172,7 +172,8 @@ def newest_states(job_id: str) -> Select[Any]:
     return select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
 
 
-def _get(connection: Connection, job_id: str) -> Job:
+def get_job(connection: Connection, job_id: str) -> Job:
+    """Raises NotFound."""
     row = connection.execute(select(tables.jobs).where(_JOBS.id == job_id)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")

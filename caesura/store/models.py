@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
-from caesura.jobs import FINAL, NUM_EPOCH_CHECKPOINTS, Artifact, Job, Model, Reason, Told
+from caesura.jobs import (
+    FINAL,
+    NUM_BEST_CHECKPOINTS,
+    NUM_EPOCH_CHECKPOINTS,
+    VALIDATION_REWARD,
+    Artifact,
+    Job,
+    Model,
+    Reason,
+    Told,
+)
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.rows import Telling, now, tell, to_artifact, to_model
@@ -50,6 +61,18 @@ class Models:
         models = [to_model(row) for row in rows if row["deleted_at"] is None]
         return models[:limit], len(models) > limit
 
+    def best_of_job(self, job_id: str) -> Model | None:
+        """The job's checkpoint with the best validation reward, the latest of several; None where none has one."""
+        query = (
+            select(tables.models)
+            .where(_MODELS.job_id == job_id, _reward().is_not(None), _MODELS.deleted_at.is_(None))
+            .order_by(_reward().desc(), _MODELS.step.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else to_model(row)
+
     def delete(self, name: str) -> None:
         """Raises NotFound. The job keeps the name; chat with it is refused from now on.
 
@@ -69,7 +92,8 @@ def hold_model(connection: Connection, name: str, **values: Any) -> None:
 
 
 def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adapter: Artifact) -> None:
-    """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three.
+    """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three, and those
+    of validations beyond the three best.
 
     A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good.
     """
@@ -98,11 +122,15 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
 
 
 def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
-    """The metrics that were told of the step, without what was not measured."""
+    """The numbers that were told of the step."""
     events = tables.events.c
     query = select(events.data).where(events.job_id == job_id, events.key == f"step:{step}")
     data: dict[str, Any] = connection.execute(query).scalar_one_or_none() or {"step": step}
-    return {name: value for name, value in data.items() if name != "total_steps" and value is not None}
+    return {
+        name: value
+        for name, value in data.items()
+        if name != "total_steps" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _prune(connection: Connection, job_id: str) -> None:
@@ -112,8 +140,18 @@ def _prune(connection: Connection, job_id: str) -> None:
         .order_by(_MODELS.step.desc())
         .offset(NUM_EPOCH_CHECKPOINTS)
     )
-    surplus = list(connection.execute(of_epochs).scalars())
+    validated = (
+        select(_MODELS.seq)
+        .where(_MODELS.job_id == job_id, _MODELS.reason == Reason.VALIDATION, _MODELS.deleted_at.is_(None))
+        .order_by(_reward().desc(), _MODELS.step.desc())
+        .offset(NUM_BEST_CHECKPOINTS)
+    )
+    surplus = [*connection.execute(of_epochs).scalars(), *connection.execute(validated).scalars()]
     connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
+
+
+def _reward() -> ColumnElement[float]:
+    return _MODELS.metrics[VALIDATION_REWARD].as_float()
 
 
 def start_adapters() -> Select[Any]:

@@ -129,6 +129,21 @@ models = Table(
     sqlite_autoincrement=True,
 )
 
+rollouts = Table(
+    "rollouts",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("split", String(8), nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("rollouts_of_job", "job_id", "seq"),
+    Index("rollouts_of_step", "job_id", "step", "split", "seq"),
+    sqlite_autoincrement=True,
+)
+
 responses = Table(
     "responses",
     metadata,

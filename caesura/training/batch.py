@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caesura.data.render import Example
+from caesura.models.segments import Segments
 
 #: Any id would do: padded positions carry no loss, and real tokens never look right.
 PAD_ID = 0
@@ -30,6 +31,19 @@ class Batch:
         return Batch(
             self.token_ids_BT.to(device), self.keep_K.to(device), self.targets_BK.to(device), self.mask_BK.to(device)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """Sequences of one forward pass one after another in a row of T tokens, without padding; some share a beginning."""
+
+    token_ids_1T: Tensor
+    positions_1T: Tensor
+    segments: Segments
+    #: The positions (of T) that predict a target; one may predict several.
+    keep_K: Tensor
+    #: The token that each of them predicts.
+    targets_K: Tensor
 
 
 def make_batch(examples: Sequence[Example]) -> Batch:

@@ -26,6 +26,17 @@ PREFERENCE_RATE_SHARE = 0.06
 #: `auto` takes no smaller batches of pairs: one pair alone pulls the answers about.
 MIN_PREFERENCE_BATCH_SIZE = 8
 DEFAULT_BETA = 0.1
+#: What a reinforcement job takes of the rate: its gradients are noisy, and say how to shift a model, not what to copy.
+REINFORCEMENT_RATE_SHARE = 0.2
+#: Answers to a prompt at compute_multiplier 1, and the fewest that can be compared.
+SAMPLES_PER_PROMPT = 8
+MIN_SAMPLES_PER_PROMPT = 2
+#: `auto` takes no smaller batches of prompts.
+MIN_PROMPTS_PER_STEP = 8
+#: `auto` validates so many times in a job.
+NUM_VALIDATIONS = 10
+#: Tokens that an answer may have, reasoning included, by the effort; never more than the context leaves.
+EFFORT_TOKENS = {"low": 256, "default": 1024, "medium": 1024, "high": 4096}
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05
 
@@ -44,6 +55,20 @@ class PreferenceHyperparameters:
     label_smoothing: float
     #: AdamW's decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101): pulls the adapter towards the base.
     l2_multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReinforcementHyperparameters:
+    compute_multiplier: float
+    samples_per_prompt: int
+    #: Steps between validations.
+    eval_interval: int
+    #: Answers to each prompt of the validation file.
+    eval_samples: int
+    reasoning_effort: str
+    max_completion_tokens: int
+    kl_coefficient: float
+    updates_per_batch: int
 
 
 def resolve(asked: dict[str, Any], num_rows: int, min_batch_size: int = 1) -> Hyperparameters:
@@ -68,6 +93,25 @@ def resolve_preference(asked: dict[str, Any]) -> PreferenceHyperparameters:
         loss_type=asked.get("loss_type", "sigmoid"),
         label_smoothing=asked.get("label_smoothing", 0.0),
         l2_multiplier=0.0 if l2_multiplier == "auto" else l2_multiplier,
+    )
+
+
+def resolve_reinforcement(asked: dict[str, Any], num_steps: int) -> ReinforcementHyperparameters:
+    """The hyperparameters that only reinforcement has. `num_steps`: of the job."""
+    multiplier: float | Auto = asked.get("compute_multiplier", "auto")
+    interval: int | Auto = asked.get("eval_interval", "auto")
+    samples: int | Auto = asked.get("eval_samples", "auto")
+    effort: str = asked.get("reasoning_effort", "default")
+    compute = 1.0 if multiplier == "auto" else multiplier
+    return ReinforcementHyperparameters(
+        compute_multiplier=compute,
+        samples_per_prompt=max(MIN_SAMPLES_PER_PROMPT, round(SAMPLES_PER_PROMPT * compute)),
+        eval_interval=max(1, round(num_steps / NUM_VALIDATIONS)) if interval == "auto" else interval,
+        eval_samples=1 if samples == "auto" else samples,
+        reasoning_effort=effort,
+        max_completion_tokens=asked.get("max_completion_tokens", EFFORT_TOKENS[effort]),
+        kl_coefficient=asked.get("kl_coefficient", 0.0),
+        updates_per_batch=asked.get("updates_per_batch", 1),
     )
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from caesura.models.loading import forward_logits
 from caesura.models.segments import SEGMENTED
-from caesura.training.batch import Batch
-from caesura.training.pair_batch import FlatPairs
+from caesura.training.batch import Batch, Flat
 
 #: On a CPU, rows up to this long are attended to by plain matrix products: there the backward of the fused kernel
 #: takes a third of a step (docs/benchmarks.md). Longer ones would need too much memory.
@@ -24,7 +23,7 @@ def token_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return _of_targets(logits_BKV, batch.targets_BK)
 
 
-def flat_logprobs(model: nn.Module, batch: FlatPairs) -> tuple[Tensor, Tensor]:
+def flat_logprobs(model: nn.Module, batch: Flat) -> tuple[Tensor, Tensor]:
     """log p(target) in fp32 and whether the target is the model's first choice, both [K]."""
     _set_attention(model, SEGMENTED)
     logits_1KV = forward_logits(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: Keeps the advantages of answers that are all but equally good from growing beyond all bounds.
+MIN_SPREAD = 1e-4
 
 
 def cross_entropy(logprobs_BK: Tensor, mask_BK: Tensor, num_tokens: float) -> Tensor:
@@ -31,3 +35,42 @@ def ipo_losses(ratios_N2: Tensor, num_tokens_N2: Tensor, beta: float) -> Tensor:
     """
     per_token_N2 = ratios_N2 / num_tokens_N2
     return (per_token_N2[:, 0] - per_token_N2[:, 1] - 1 / (2 * beta)) ** 2
+
+
+def group_advantages(rewards_G: Tensor) -> Tensor:
+    """How much better each answer to one prompt is than their mean, in standard deviations: (r - mean) / (std + 1e-4).
+
+    Shao et al. 2024, arXiv:2402.03300 (GRPO), section 4.1.2; the deviation is that of a sample, with G - 1.
+    """
+    return (rewards_G - rewards_G.mean()) / (rewards_G.std() + MIN_SPREAD)
+
+
+def policy_gradient_losses(
+    logprobs_K: Tensor, old_logprobs_K: Tensor, advantages_K: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """The loss of each token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = π(token) / π_old(token).
+
+    Schulman et al. 2017, arXiv:1707.06347 (PPO), equation 7, with bounds of their own above and below: Yu et al. 2025,
+    arXiv:2503.14476 (DAPO), section 3.1. Divided by the tokens of the whole step, as there in section 3.3, a token
+    weighs the same in an answer of any length.
+    """
+    ratios_K = torch.exp(logprobs_K - old_logprobs_K)
+    clipped_K = ratios_K.clamp(1 - clip_low, 1 + clip_high)
+    return -torch.minimum(ratios_K * advantages_K, clipped_K * advantages_K)
+
+
+def kl_estimates(logprobs_K: Tensor, reference_logprobs_K: Tensor) -> Tensor:
+    """An estimate of KL(π, π_ref) from each token that π drew: π_ref / π - log(π_ref / π) - 1, which is never negative.
+
+    Schulman 2020, "Approximating KL divergence" (k3); GRPO's equation 4.
+    """
+    log_ratios_K = reference_logprobs_K - logprobs_K
+    return torch.exp(log_ratios_K) - log_ratios_K - 1
+
+
+def sampling_weights(old_logprobs_K: Tensor, sampled_logprobs_K: Tensor, max_weight: float) -> Tensor:
+    """What mends the drift of the sampler from the policy: min(π_old(token) / π_sampler(token), `max_weight`).
+
+    Truncated importance sampling (Ionides 2008, https://doi.org/10.1198/106186008X320456).
+    """
+    return torch.exp(old_logprobs_K - sampled_logprobs_K).clamp(max=max_weight)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -13,17 +14,50 @@ from caesura.training.rows import Rendered
 Metrics = dict[str, float]
 
 
+class StepInterrupted(Exception):
+    """The step is left unfinished. What was done of it is in what the method captures; the step may be done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a step has to tell beyond its metrics."""
+
+    #: The step's event: what it says, and the data beside the metrics.
+    message: str
+    data: dict[str, Any]
+    #: Answers of the step, as the API tells them.
+    rollouts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    warnings: list[str] = field(default_factory=list[str])
+    #: Why the job should not go on like this.
+    failure: str | None = None
+
+
 class Method(Protocol):
     """Turns the rows of a step into gradients. What it computes is a function of the adapter, the step and the seed."""
+
+    @property
+    def num_updates(self) -> int:
+        """How many times the weights are changed in a step."""
+        ...
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        """Whether a step may end in StepInterrupted."""
+        ...
 
     def rows_of_step(self, step: int) -> Sequence[Rendered]:
         """The rows of the 1-based `step`."""
         ...
 
-    def ends_epoch(self, step: int) -> bool: ...
+    def makes_checkpoint(self, step: int) -> bool:
+        """Whether the model after the step is kept."""
+        ...
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
-        """Add the gradients of the step's loss to the adapter's."""
+        """Add the gradients of the step's loss to the adapter's; called anew for each update of the step.
+
+        Raises StepInterrupted, at the first update alone.
+        """
         ...
 
     def validate(self, model: nn.Module, step: int) -> Metrics | None:
@@ -31,7 +65,11 @@ class Method(Protocol):
         ...
 
     def validate_fully(self, model: nn.Module, step: int) -> Metrics | None:
-        """Score the whole validation file at the end of an epoch; None elsewhere."""
+        """Score the whole validation file at the end of an epoch; None elsewhere. Raises StepInterrupted."""
+        ...
+
+    def describe(self, step: int) -> Details | None:
+        """What is told of the step, which is done; None: what is told of every step."""
         ...
 
     def capture(self) -> dict[str, Tensor]:

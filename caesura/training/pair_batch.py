@@ -11,19 +11,15 @@ from torch import Tensor
 
 from caesura.data.pairs import Pair
 from caesura.models.segments import Segment, Segments
+from caesura.training.batch import Flat
 
 
 @dataclass(frozen=True, slots=True)
 class FlatPairs:
-    """N pairs one after another in one row of T tokens: the preferred side whole, then what is new in the other."""
+    """N pairs one after another: the preferred side whole, then what is new in the other."""
 
-    token_ids_1T: Tensor
-    positions_1T: Tensor
-    segments: Segments
-    #: The positions (of T) that predict a compared token, the 2N sides' one after another.
-    keep_K: Tensor
-    #: The token that each of them predicts.
-    targets_K: Tensor
+    #: Its K targets are the compared tokens, the 2N sides' one after another.
+    flat: Flat
     #: Compared tokens of each side: 2N numbers.
     num_compared: list[int]
 
@@ -50,14 +46,14 @@ def make_flat_pairs(pairs: Sequence[Pair], device: torch.device) -> FlatPairs:
             # What predicts the first token of the branch stands at the end of the shared beginning.
             keep += [(start if place <= pair.num_shared else offset) + place - 1 for place in compared]
             targets += [side.token_ids[place] for place in compared]
-    return FlatPairs(
+    flat = Flat(
         torch.tensor([token_ids], device=device),
         torch.tensor([positions], device=device),
         Segments(segments, device),
         torch.tensor(keep, device=device),
         torch.tensor(targets, device=device),
-        [side.num_loss_tokens for pair in pairs for side in pair.sides],
     )
+    return FlatPairs(flat, [side.num_loss_tokens for pair in pairs for side in pair.sides])
 
 
 def split_pairs(pairs: Sequence[Pair], max_tokens: int, sharing: bool) -> list[list[Pair]]:

@@ -13,23 +13,34 @@ import torch
 import transformers
 
 from caesura import __version__
-from caesura.data.order import num_batches
+from caesura.data.order import num_batches, num_steps
 from caesura.jobs import Job
 from caesura.models.loading import choose_device, measure_base
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.training.hyperparameters import (
     MIN_PREFERENCE_BATCH_SIZE,
+    MIN_PROMPTS_PER_STEP,
     PREFERENCE_RATE_SHARE,
+    REINFORCEMENT_RATE_SHARE,
     base_learning_rate,
     resolve,
     resolve_preference,
+    resolve_reinforcement,
 )
 
 LORA_RANK = 16
 LORA_ALPHA = 32.0
 #: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
+#: Answers that are sampled together, in whole groups. More of them cost little on a GPU; a pause drops what is begun.
+SAMPLED_TOGETHER = {"cpu": 64, "cuda": 256}
+#: By method: the fewest rows of a batch that `auto` takes, and the share of the learning rate.
+_OF_METHOD = {
+    "supervised": (1, 1.0),
+    "dpo": (MIN_PREFERENCE_BATCH_SIZE, PREFERENCE_RATE_SHARE),
+    "reinforcement": (MIN_PROMPTS_PER_STEP, REINFORCEMENT_RATE_SHARE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,16 @@ class Plan:
     loss_type: str | None = None
     label_smoothing: float | None = None
     l2_multiplier: float | None = None
+    #: What only reinforcement has (ReinforcementHyperparameters), and how many answers are sampled together.
+    compute_multiplier: float | None = None
+    samples_per_prompt: int | None = None
+    eval_interval: int | None = None
+    eval_samples: int | None = None
+    reasoning_effort: str | None = None
+    max_completion_tokens: int | None = None
+    kl_coefficient: float | None = None
+    updates_per_batch: int | None = None
+    sampled_together: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,9 +99,8 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     """
     kind: str = job.method["type"]
     asked: dict[str, Any] = job.method[kind].get("hyperparameters", {})
-    is_preference = kind == "dpo"
-    resolved = resolve(asked, num_rows, MIN_PREFERENCE_BATCH_SIZE if is_preference else 1)
-    rate_share = PREFERENCE_RATE_SHARE if is_preference else 1.0
+    min_batch_size, rate_share = _OF_METHOD[kind]
+    resolved = resolve(asked, num_rows, min_batch_size)
     num_parameters, context_window = measure_base(job.base, base)
     device = choose_device(settings.device)
     return Plan(
@@ -97,8 +117,17 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         device=device.type,
         dtype=_choose_dtype(settings.dtype, device),
         environment=environment(device.type),
-        **(asdict(resolve_preference(asked)) if is_preference else {}),
+        **_resolve_own(kind, asked, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), device),
     )
+
+
+def _resolve_own(kind: str, asked: dict[str, Any], num_steps: int, device: torch.device) -> dict[str, Any]:
+    """What only the method has."""
+    if kind == "dpo":
+        return asdict(resolve_preference(asked))
+    if kind == "reinforcement":
+        return asdict(resolve_reinforcement(asked, num_steps)) | {"sampled_together": SAMPLED_TOGETHER[device.type]}
+    return {}
 
 
 def environment(device: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from caesura.data.pairs import Pair
 from caesura.training.batch import make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
 from caesura.training.losses import ipo_losses, sigmoid_losses
-from caesura.training.method import Metrics
+from caesura.training.method import Details, Metrics
 from caesura.training.pair_batch import make_flat_pairs, split_pairs, sums_of_runs
 from caesura.training.plan import Plan
 from caesura.training.reference import Reference
@@ -32,10 +32,18 @@ class Preference:
         self._sharing = sharing
         self._device = torch.device(plan.device)
 
+    @property
+    def num_updates(self) -> int:
+        return 1
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        return False
+
     def rows_of_step(self, step: int) -> list[Pair]:
         return self._rows.of_step(step)
 
-    def ends_epoch(self, step: int) -> bool:
+    def makes_checkpoint(self, step: int) -> bool:
         return self._rows.ends_epoch(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
@@ -50,6 +58,9 @@ class Preference:
     def validate_fully(self, model: nn.Module, step: int) -> Metrics | None:
         rows = self._rows.validated_fully_at(step)
         return self._measure(model, rows) if rows else None
+
+    def describe(self, step: int) -> Details | None:
+        return None
 
     def capture(self) -> dict[str, Tensor]:
         return self._reference.capture()
@@ -97,7 +108,7 @@ class Preference:
         """log π of both sides of each pair, [N, 2], and how many of the preferred sides' tokens come first."""
         if self._sharing:
             batch = make_flat_pairs(pairs, self._device)
-            logprobs_K, correct_K = flat_logprobs(model, batch)
+            logprobs_K, correct_K = flat_logprobs(model, batch.flat)
             sums_N2 = sums_of_runs(logprobs_K, batch.num_compared).view(-1, 2)
             return sums_N2, sums_of_runs(correct_K.float(), batch.num_compared)[::2].sum()
         padded = make_batch([side for pair in pairs for side in pair.sides]).to(self._device)

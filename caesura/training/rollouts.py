@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from caesura.graders.grade import Grade, grade_from_json, grade_to_json
+from caesura.graders.grade import Grade, Observation, grade_from_json, grade_to_json, parse_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,26 @@ class Group:
 
 
 def rollout_to_json(rollout: Rollout) -> dict[str, Any]:
-    return asdict(replace(rollout, grade=None)) | {"grade": rollout.grade and grade_to_json(rollout.grade)}
+    """The rollout as plain data, from which `rollout_from_json` makes it again, to the last bit of its numbers."""
+    grade = None if rollout.grade is None else grade_to_json(rollout.grade)
+    return {**asdict(replace(rollout, grade=None)), "grade": grade}
 
 
 def rollout_from_json(value: dict[str, Any]) -> Rollout:
     grade = value["grade"]
-    return Rollout(**{**value, "grade": None if grade is None else grade_from_json(grade)})
+    fields: dict[str, Any] = {**value, "grade": None if grade is None else grade_from_json(grade)}
+    return Rollout(**fields)
+
+
+def observe(rollout: Rollout, item: Mapping[str, Any]) -> Observation:
+    """What a grader sees of the answer: its last message, and all that was called on the way to it."""
+    last = next(message for message in reversed(rollout.output) if message["role"] == "assistant")
+    text = last.get("content") or ""
+    calls = [call for message in rollout.output for call in message.get("tool_calls") or ()]
+    sample = {
+        "choices": [{"index": 0, "message": {"refusal": None, **last}, "finish_reason": rollout.finish_reason}],
+        "output_text": text,
+        "output_json": parse_object(text),
+        "output_tools": calls,
+    }
+    return Observation(item, sample)

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from caesura.data.lines import Problem
 from caesura.data.pairs import render_pair
 from caesura.data.preferences import PreferenceRow, parse_preferences
-from caesura.data.render import pin_date, render_row
+from caesura.data.prompt_tokens import PromptTokens, render_prompt
+from caesura.data.prompts import PromptRow, parse_prompts
+from caesura.data.render import Tokenizer, pin_date, render_row
 from caesura.data.rows import Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
+from caesura.graders.tool_servers import ToolServers
+from caesura.inference.tools import find_format
 from caesura.jobs import Job
+from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
-from caesura.models.loading import Base, ChatTokenizer, load_base
+from caesura.models.loading import Base, ChatTokenizer, load_base, tool_template
 from caesura.models.lora import Adapter, Layers, add_lora
 from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
+from caesura.training.collector import Collector
+from caesura.training.grading import Grading
 from caesura.training.method import Method
 from caesura.training.plan import Plan
+from caesura.training.policy import HttpTools, Policy
 from caesura.training.preference import Preference
 from caesura.training.reference import Reference
+from caesura.training.reinforcement import Reinforcement
 from caesura.training.rendering import Renderer
 from caesura.training.rows import Rows
 from caesura.training.supervised import Supervised
 
-AnyRow = Row | PreferenceRow
+#: Turns of an answer that may call tools, where the job does not say.
+DEFAULT_EPISODE_STEPS = 10
+AnyRow = Row | PreferenceRow | PromptRow
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a method that samples and grades needs of the process that it runs in."""
+
+    grading: Grading
+    #: Called often in the middle of a step; raises StepInterrupted when that is to be left.
+    watch: Callable[[], None]
+    tool_servers: ToolServers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +66,17 @@ class Setup:
     warnings: list[str]
 
 
+PARSERS: dict[str, Callable[[Iterable[bytes]], Iterable[AnyRow | Problem]]] = {
+    "supervised": parse_rows,
+    "dpo": parse_preferences,
+    "reinforcement": parse_prompts,
+}
+
+
 def read_rows(lines: Iterable[bytes], method: str) -> list[AnyRow]:
     """The rows of a file that was found valid for the method. Raises InvalidData when it is not any more."""
     rows: list[AnyRow] = []
-    for row in parse_preferences(lines) if method == "dpo" else parse_rows(lines):
+    for row in PARSERS[method](lines):
         if isinstance(row, Problem):
             raise InvalidData(row.message)
         rows.append(row)
@@ -62,6 +90,7 @@ def set_up(
     training: Sequence[AnyRow],
     validation: Sequence[AnyRow],
     start: Adapter | None = None,
+    surroundings: Surroundings | None = None,
 ) -> Setup:
     """Load the base model in the plan's arithmetic, put adapters on it and render the rows, as `read_rows` gave them.
 
@@ -76,6 +105,11 @@ def set_up(
     if job.method["type"] == "dpo":
         rows = cast(Sequence[PreferenceRow], training), cast(Sequence[PreferenceRow], validation)
         return _set_up_preference(base, plan, job.seed, *rows, start)
+    if job.method["type"] == "reinforcement":
+        assert surroundings is not None
+        prompts = cast(Sequence[PromptRow], training), cast(Sequence[PromptRow], validation)
+        policy = _build_policy(_load(job, settings, plan), plan, job.method["reinforcement"], surroundings)
+        return _set_up_reinforcement(base, plan, job, *prompts, start, policy, surroundings)
     return _set_up_supervised(base, plan, job.seed, cast(Sequence[Row], training), cast(Sequence[Row], validation))
 
 
@@ -100,6 +134,46 @@ def _set_up_preference(
     reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
     return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+
+
+def _set_up_reinforcement(
+    base: Base,
+    plan: Plan,
+    job: Job,
+    training: Sequence[PromptRow],
+    validation: Sequence[PromptRow],
+    start: Adapter | None,
+    policy: Policy,
+    surroundings: Surroundings,
+) -> Setup:
+    assert plan.reasoning_effort is not None
+    assert plan.sampled_together is not None
+    default_format: dict[str, Any] | None = job.method["reinforcement"].get("response_format")
+
+    def render(row: PromptRow, tokenizer: Tokenizer, max_tokens: int) -> PromptTokens:
+        row = replace(row, response_format=row.response_format or default_format)
+        return render_prompt(row, tokenizer, max_tokens, plan.reasoning_effort or "default")
+
+    renderer = Renderer(base, render, lacking="no room for an answer")
+    rows = Rows(renderer.training(training), renderer.validation(validation), plan, job.seed)
+    layers = add_lora(base.model)
+    collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
+    method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
+    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+
+
+def _build_policy(base: Base, plan: Plan, method: dict[str, Any], surroundings: Surroundings) -> Policy:
+    """`base` is a second one: a decoder packs the weights for itself."""
+    assert plan.max_completion_tokens is not None
+    assert plan.sampled_together is not None
+    servers = surroundings.tool_servers
+    tools = None
+    if servers is not None:
+        tools = HttpTools(servers, method.get("max_episode_steps", DEFAULT_EPISODE_STEPS), surroundings.grading)
+    tool_format = find_format(tool_template(base.tokenizer))
+    return Policy(
+        base, build_decoder(base.model), tool_format, plan.max_completion_tokens, plan.sampled_together, tools
+    )
 
 
 def _load(job: Job, settings: BaseModelSettings, plan: Plan) -> Base:

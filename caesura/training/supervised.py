@@ -12,7 +12,7 @@ from caesura.data.render import Example
 from caesura.training.batch import Batch, make_batch, split_by_tokens
 from caesura.training.logprobs import token_logprobs
 from caesura.training.losses import cross_entropy
-from caesura.training.method import Metrics
+from caesura.training.method import Details, Metrics
 from caesura.training.plan import Plan
 from caesura.training.rows import Rows
 
@@ -25,10 +25,18 @@ class Supervised:
         self._micro_batch_tokens = plan.micro_batch_tokens
         self._device = torch.device(plan.device)
 
+    @property
+    def num_updates(self) -> int:
+        return 1
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        return False
+
     def rows_of_step(self, step: int) -> list[Example]:
         return self._rows.of_step(step)
 
-    def ends_epoch(self, step: int) -> bool:
+    def makes_checkpoint(self, step: int) -> bool:
         return self._rows.ends_epoch(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
@@ -49,6 +57,9 @@ class Supervised:
 
     def validate_fully(self, model: nn.Module, step: int) -> Metrics | None:
         return self._score(model, self._rows.validated_fully_at(step))
+
+    def describe(self, step: int) -> Details | None:
+        return None
 
     def capture(self) -> dict[str, Tensor]:
         return {}

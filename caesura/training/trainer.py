@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from caesura.jobs import JobError
 from caesura.models.loading import Base
 from caesura.models.lora import Adapter, Layers, fresh_adapter, get_adapter, set_adapter
 from caesura.training.hyperparameters import learning_rate_at
-from caesura.training.method import Method, Metrics
+from caesura.training.method import Details, Method, Metrics, StepInterrupted
 from caesura.training.plan import Plan
 from caesura.training.state import State, copy_to_cpu
 
@@ -42,16 +42,21 @@ class StepResult:
     step: int
     total_steps: int
     applied: bool
-    ends_epoch: bool
+    makes_checkpoint: bool
     #: `train_loss`, `train_mean_token_accuracy`, `valid_loss` …: only what was measured.
     metrics: dict[str, float] = field(default_factory=dict[str, float])
+    #: What a method has to tell of its own.
+    details: Details | None = None
 
     def data(self) -> dict[str, Any]:
         """The data of the step's metric event."""
-        return {"step": self.step, "total_steps": self.total_steps, **self.metrics}
+        own = {} if self.details is None else self.details.data
+        return {"step": self.step, "total_steps": self.total_steps, **self.metrics, **own}
 
     def message(self) -> str:
         """OpenAI's wording: `Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60`."""
+        if self.details is not None:
+            return self.details.message
         names = {"train_loss": "training", "valid_loss": "validation", "full_valid_loss": "full validation"}
         losses = [f"{name} loss={self.metrics[key]:.2f}" for key, name in names.items() if key in self.metrics]
         return f"Step {self.step}/{self.total_steps}: " + (", ".join(losses) if self.applied else "not applied")
@@ -65,37 +70,35 @@ class Trainer:
         self._layers = layers
         self._method = method
         self._plan = plan
-        self._num_not_finite = state.num_not_finite
         self.num_steps_done = state.step
-        set_adapter(layers, state.adapter)
-        self._parameters = _parameters(layers)
-        self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=plan.l2_multiplier or 0.0, fused=True
-        )
-        _load_moments(self._optimizer, self._parameters, state.optimizer)
+        #: The state before the step in hand, where that may be left unfinished.
+        self._before: State | None = None
+        self._load(state)
         #: Whether what the method kept with the state was of no use to it (`Method.restore`).
         self.kept_was_stale = not method.restore(state.kept)
 
     def step(self) -> StepResult:
-        """Do the next step. One whose loss or gradient is not finite changes nothing but the count of such steps."""
-        step = self.num_steps_done + 1
-        measured = self._method.backward(self._model, step)
-        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), MAX_GRADIENT_NORM).item()
-        applied = math.isfinite(measured["loss"]) and math.isfinite(norm)
-        if applied:
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._num_not_finite = 0 if applied else self._num_not_finite + 1
-        self.num_steps_done = step
-        metrics = _prefixed("train", measured if applied else None)
-        metrics |= _prefixed("valid", self._method.validate(self._model, step))
-        metrics |= _prefixed("full_valid", self._method.validate_fully(self._model, step))
-        return StepResult(step, self._plan.num_steps, applied, self._method.ends_epoch(step), metrics)
+        """Do the next step. One whose loss or gradient is not finite changes nothing but the count of such steps.
+
+        Raises StepInterrupted when the step is left on the way: the weights are then as they were before it.
+        """
+        self._before = self.capture() if self._method.may_be_interrupted else None
+        try:
+            result = self._step(self.num_steps_done + 1)
+        except StepInterrupted:
+            assert self._before is not None
+            self._load(self._before)
+            raise
+        finally:
+            self._before = None
+        self.num_steps_done = result.step
+        return result
 
     def capture(self) -> State:
-        """The state after the last step, in memory of its own."""
+        """The state after the last step that is done, in memory of its own. In the middle of a step it holds what the
+        method has done of that."""
+        if self._before is not None:
+            return replace(self._before, kept=copy_to_cpu(self._method.capture()))
         plan = self._plan
         adapter = get_adapter(self._layers, plan.lora_rank, plan.lora_alpha)
         moments = {
@@ -111,6 +114,42 @@ class Trainer:
             num_not_finite=self._num_not_finite,
             kept=copy_to_cpu(self._method.capture()),
         )
+
+    def _step(self, step: int) -> StepResult:
+        measured: Metrics = {}
+        applied = True
+        for _ in range(self._method.num_updates):
+            measured = self._method.backward(self._model, step)
+            applied = self._apply(measured["loss"], step)
+            if not applied:
+                break
+        self._num_not_finite = 0 if applied else self._num_not_finite + 1
+        metrics = _prefixed("train", measured if applied else None)
+        metrics |= _prefixed("valid", self._method.validate(self._model, step))
+        metrics |= _prefixed("full_valid", self._method.validate_fully(self._model, step))
+        makes_checkpoint, details = self._method.makes_checkpoint(step), self._method.describe(step)
+        return StepResult(step, self._plan.num_steps, applied, makes_checkpoint, metrics, details)
+
+    def _apply(self, loss: float, step: int) -> bool:
+        """Have the optimizer take the gradients; False where they, or the loss, are not finite and so are dropped."""
+        norm = torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), MAX_GRADIENT_NORM).item()
+        applied = math.isfinite(loss) and math.isfinite(norm)
+        if applied:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return applied
+
+    def _load(self, state: State) -> None:
+        """Take up the weights of `state`, and the optimizer's memory of them."""
+        set_adapter(self._layers, state.adapter)
+        self._parameters = _parameters(self._layers)
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=self._plan.l2_multiplier or 0.0, fused=True
+        )
+        _load_moments(self._optimizer, self._parameters, state.optimizer)
+        self._num_not_finite = state.num_not_finite
 
     def check_finite(self) -> None:
         """Raises TrainingFailed, naming the rows, when the last steps were all not finite."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 from caesura.errors import BlobDamaged, InvalidRequest, LeaseLost
 from caesura.ids import new_token
-from caesura.jobs import Job, JobError, Lease, Level, Reason, Told
+from caesura.jobs import VALIDATION_REWARD, Artifact, Job, JobError, Lease, Level, Reason, Told
 from caesura.models import lora
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
@@ -16,10 +19,12 @@ from caesura.storage import Storage, get_files
 from caesura.store import Store
 from caesura.store.files import new_file
 from caesura.store.rows import Telling
+from caesura.training.method import StepInterrupted
 from caesura.training.plan import Plan, environment, make_plan
-from caesura.training.setup import AnyRow, Setup, read_rows, set_up
+from caesura.training.setup import AnyRow, Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
+from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
 from caesura.worker.results import to_csv
 from caesura.worker.saver import Saver
@@ -72,11 +77,15 @@ class Attempt:
         self._job = job
         self._lease = lease
         self._settings = settings
+        self._store = store
         self._attempts = store.attempts
         self._jobs = store.jobs
         self._storage = storage
         self._keeper = keeper
         self._stopping = stopping
+        self._reason = Reason.VALIDATION if job.method["type"] == "reinforcement" else Reason.EPOCH
+        #: What a step that is left on the way is saved from and by; None before the first.
+        self._in_hand: tuple[Trainer, Saver] | None = None
 
     def run(self) -> None:
         base = self._settings.bases().get(self._job.base)
@@ -88,16 +97,45 @@ class Attempt:
         validation = self._read(self._job.validation_blob) if self._job.validation_blob else []
         start = self._start()
         plan = self._plan(base, len(training), start)
-        setup = set_up(self._job, base, plan, training, validation, start)
-        for number, warning in enumerate(setup.warnings):
-            self._warn(warning, f"data:{number}")
-        trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
-        if trainer.kept_was_stale:
-            self._warn(Told.STALE, f"stale:{self._job.attempt}")
-        interval_s = self._settings.save_interval_s
-        with Saver(self._attempts, self._storage, self._lease, base.reference(self._job.base), interval_s) as saver:
+        with ExitStack() as opened:
+            surroundings = self._surroundings(opened)
+            setup = set_up(self._job, base, plan, training, validation, start, surroundings)
+            for number, warning in enumerate(setup.warnings):
+                self._warn(warning, f"data:{number}")
+            trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
+            if trainer.kept_was_stale:
+                self._warn(Told.STALE, f"stale:{self._job.attempt}")
+            saver = Saver(
+                self._attempts,
+                self._storage,
+                self._lease,
+                base.reference(self._job.base),
+                self._settings.save_interval_s,
+            )
+            self._in_hand = trainer, opened.enter_context(saver)
             if self._train(trainer, plan, saver):
                 self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+
+    def _surroundings(self, opened: ExitStack) -> Surroundings | None:
+        """What a job of reinforcement needs of this process, open as long as `opened` is."""
+        if self._job.method["type"] != "reinforcement":
+            return None
+        grading = opened.enter_context(open_grading(self._job, self._settings, self._store, self._wait_for_judge))
+        servers = opened.enter_context(open_tool_servers(self._job, self._settings, grading))
+        return Surroundings(grading, self._watch, servers)
+
+    def _wait_for_judge(self, words: str) -> None:
+        self._warn(f"Waiting for a grader's model: {words}", f"judge:{self._job.attempt}:{time.time():.0f}")
+
+    def _watch(self) -> None:
+        """In the middle of a step: leave it if the job is to be left, save it if it is time to."""
+        self._keeper.check()
+        if self._keeper.pause_asked or self._stopping.is_set():
+            raise StepInterrupted
+        assert self._in_hand is not None
+        trainer, saver = self._in_hand
+        if saver.due:
+            saver.save_in_passing(trainer.capture())
 
     def _read(self, blob: str) -> list[AnyRow]:
         with self._storage.open(blob) as lines:
@@ -148,11 +186,16 @@ class Attempt:
         while trainer.num_steps_done < plan.num_steps:
             if self._left(trainer, saver):
                 return False
-            result = trainer.step()
+            try:
+                result = trainer.step()
+            except StepInterrupted:
+                continue
             step_s = (time.monotonic() - began) / (result.step - first)
             self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
             trainer.check_finite()
             self._save(trainer, saver, result)
+            if self._left_for_failures(trainer, saver, result):
+                return False
         return True
 
     def _left(self, trainer: Trainer, saver: Saver) -> bool:
@@ -167,22 +210,46 @@ class Attempt:
             return True
         return False
 
+    def _left_for_failures(self, trainer: Trainer, saver: Saver, result: StepResult) -> bool:
+        """Pause the job, or fail it if it asked for that, where its grader fails too often to train on."""
+        failure = None if result.details is None else result.details.failure
+        if failure is None:
+            return False
+        if self._job.method["reinforcement"].get("on_grader_errors") == "fail":
+            raise TrainingFailed(JobError("grader_errors", failure, "method.reinforcement.grader"))
+        self._keeper.flush()
+        warning = Telling(failure, Level.WARN, key=f"grader:{result.step}")
+        self._attempts.pause_itself(self._lease, saver.store(trainer.capture()), warning)
+        return True
+
     def _save(self, trainer: Trainer, saver: Saver, result: StepResult) -> None:
-        if result.ends_epoch and result.step < result.total_steps:
+        if result.makes_checkpoint and result.step < result.total_steps:
             self._keeper.flush()
-            saver.save(trainer.capture(), Reason.EPOCH)
+            saver.save(trainer.capture(), self._reason)
         elif saver.due:
             saver.save_in_passing(trainer.capture())
 
-    def _publish(self, trainer: Trainer, saver: Saver, trained_tokens: int) -> None:
+    def _publish(self, trainer: Trainer, saver: Saver, num_row_tokens: int) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""
-        adapter = saver.store_adapter(trainer.capture())
         self._keeper.flush()
+        metrics = self._jobs.list_metrics(self._job.id)
+        step, adapter = self._choose_model(trainer, saver, metrics)
         with self._storage.writer(f"files/{new_token()}") as writer:
-            writer.write(to_csv(self._jobs.list_metrics(self._job.id), self._job.method["type"]))
+            writer.write(to_csv(metrics, self._job.method["type"]))
         results = new_file(writer.blob, RESULT_FILE, "fine-tune-results")
-        self._attempts.finish(self._lease, trainer.num_steps_done, adapter, results, trained_tokens)
+        sampled = sum(data.get("completion_tokens_count", 0) for data in metrics)
+        self._attempts.finish(self._lease, step, adapter, results, sampled or num_row_tokens)
         logger.info("job %s: succeeded", self._job.id)
+
+    def _choose_model(
+        self, trainer: Trainer, saver: Saver, metrics: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, Artifact]:
+        """The step and the adapter of the final model: the last, or the best where the job asks for that."""
+        if self._job.method[self._job.method["type"]].get("keep_best"):
+            best = self._store.models.best_of_job(self._job.id)
+            if best is not None and best.metrics[VALIDATION_REWARD] > metrics[-1][VALIDATION_REWARD]:
+                return best.step, best.adapter
+        return trainer.num_steps_done, saver.store_adapter(trainer.capture())
 
     def _warn(self, message: str, key: str) -> None:
         self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key))

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from caesura.errors import DatabaseUnavailable, LeaseLost
-from caesura.jobs import Lease, Status
+from caesura.jobs import Lease, Level, Status
 from caesura.store.attempts import Attempts
 from caesura.store.rows import Telling
 from caesura.training.trainer import StepResult
@@ -67,8 +67,9 @@ class Keeper:
         with self._telling:
             results = list(self._pending)
             if results:
-                tellings = [to_telling(result) for result in results]
-                self._attempts.record_steps(self._lease, results[-1].step, tellings, self._finish_at)
+                tellings = [telling for result in results for telling in to_tellings(result)]
+                rollouts = [rollout for result in results if result.details for rollout in result.details.rollouts]
+                self._attempts.record_steps(self._lease, results[-1].step, tellings, self._finish_at, rollouts)
                 del self._pending[: len(results)]
 
     def _run(self) -> None:
@@ -91,6 +92,11 @@ class Keeper:
             self._status = self._attempts.status(self._lease)
 
 
-def to_telling(result: StepResult) -> Telling:
-    """The step's metric event, told once however often the step is replayed."""
-    return Telling(result.message(), data=result.data(), type="metrics", key=f"step:{result.step}")
+def to_tellings(result: StepResult) -> list[Telling]:
+    """The step's metric event and its warnings, told once however often the step is replayed."""
+    told = Telling(result.message(), data=result.data(), type="metrics", key=f"step:{result.step}")
+    warnings = [] if result.details is None else result.details.warnings
+    return [
+        told,
+        *(Telling(warning, Level.WARN, key=f"alert:{result.step}:{number}") for number, warning in enumerate(warnings)),
+    ]

@@ -24,11 +24,29 @@ PREFERENCE_COLUMNS = {
     for prefix in ("train", "valid", "full_valid")
     for name in ("accuracy", "margin", "chosen", "rejected")
 }
+#: What a job of reinforcement has.
+REWARD_COLUMNS = {
+    name: name
+    for name in (
+        "step",
+        "train_mean_reward",
+        "full_valid_mean_reward",
+        "full_valid_mean_parse_error",
+        "train_loss",
+        "mean_unresponsive_rewards",
+        "completion_tokens_mean",
+        "reasoning_tokens_mean",
+        "valid_reasoning_tokens_mean",
+        "train_reward_mean",
+        "valid_reward_mean",
+    )
+}
+_COLUMNS = {"supervised": COLUMNS, "dpo": COLUMNS | PREFERENCE_COLUMNS, "reinforcement": REWARD_COLUMNS}
 
 
 def to_csv(metrics: Iterable[Mapping[str, Any]], method: str) -> bytes:
     """The file's bytes from the data of the metric events; cells are empty where nothing was measured."""
-    columns = COLUMNS | (PREFERENCE_COLUMNS if method == "dpo" else {})
+    columns = _COLUMNS[method]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

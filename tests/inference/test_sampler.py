@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from caesura.errors import CaesuraError, InvalidRequest
+from caesura.inference.grammar import build_constraint
 from caesura.inference.library import Library
 from caesura.inference.prompt import Prompt
 from caesura.inference.sampler import Parameters, Sample, Sampler
@@ -170,3 +176,151 @@ def test_penalties_and_biases_have_a_say(sampler: Sampler) -> None:
 def test_a_sample_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens is 0"):
         Parameters(0, frozenset())
+
+
+def test_each_prompt_may_have_parameters_of_its_own(sampler: Sampler) -> None:
+    each = [replace(PARAMETERS, max_tokens=5), GREEDY, replace(PARAMETERS, logit_bias={7: 100.0})]
+
+    samples = sampler.sample(PROMPTS, [[1, 2], [3], [4]], each)
+
+    assert [len(sample.token_ids) for group in samples for sample in group] == [5, 5, 20, 20]
+    assert samples[1][0].token_ids == sampler.sample(PROMPTS[1:2], [[9]], GREEDY)[0][0].token_ids
+    assert samples[2][0].token_ids == [7] * 20
+
+
+@pytest.mark.parametrize("max_rows", [3, 8])
+def test_a_sample_is_told_as_soon_as_it_has_ended(library: Library, max_rows: int) -> None:
+    sampler = Sampler(library.base("micro").decoder, max_rows)
+    expected = sampler.sample(PROMPTS, SEEDS, PARAMETERS)
+    lengths = [[3, 20, 9, 20], [1], [20, 5, 20]]
+    ends = [sample.token_ids[length - 1] for sample, length in zip(_flat(expected), _flat(lengths), strict=True)]
+    parameters = replace(PARAMETERS, eos_token_ids=frozenset(ends[:1] + ends[2:3] + ends[4:5] + ends[6:7]))
+    told: list[tuple[int, int, Sample]] = []
+    steps: list[int] = []
+
+    samples = sampler.sample(
+        PROMPTS,
+        SEEDS,
+        parameters,
+        watch=lambda: steps.append(len(told)),
+        on_end=lambda *of_one: told.append(of_one),
+    )
+
+    assert sorted((row, column) for row, column, _ in told) == [
+        (row, column) for row in range(3) for column in range(len(SEEDS[row]))
+    ]
+    assert all(samples[row][column] == sample for row, column, sample in told)
+    # Not at the end, all of them: some were told while others were still being made.
+    assert len(set(steps)) > 2
+    if max_rows == 8:
+        assert [len(sample.token_ids) for _, _, sample in told] == sorted(len(one.token_ids) for one in _flat(samples))
+
+
+def test_being_watched_changes_no_bit(sampler: Sampler) -> None:
+    def ignore(*_: object) -> None:
+        pass
+
+    assert sampler.sample(PROMPTS, SEEDS, PARAMETERS, watch=ignore, on_end=ignore) == sampler.sample(
+        PROMPTS, SEEDS, PARAMETERS
+    )
+
+
+def test_a_watch_is_called_before_each_step(sampler: Sampler) -> None:
+    calls: list[None] = []
+
+    sampler.sample(PROMPTS, SEEDS, PARAMETERS, watch=lambda: calls.append(None))
+
+    assert len(calls) == 20
+
+
+@pytest.mark.parametrize("place", ["watch", "on_end"])
+def test_a_call_can_be_left_and_the_next_is_as_if_nothing_had_happened(sampler: Sampler, place: str) -> None:
+    expected = sampler.sample(PROMPTS, SEEDS, PARAMETERS)
+    calls: list[None] = []
+
+    def leave(*_: object) -> None:
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyError("enough")
+
+    options: dict[str, Callable[..., None]] = {place: leave}
+    with pytest.raises(KeyError, match="enough"):
+        sampler.sample(PROMPTS, SEEDS, PARAMETERS, **options)
+
+    assert len(calls) == 4
+    assert sampler.sample(PROMPTS, SEEDS, PARAMETERS) == expected
+
+
+NUMBER = {
+    "type": "object",
+    "properties": {"number": {"type": "integer", "minimum": -99, "maximum": 99}},
+    "required": ["number"],
+    "additionalProperties": False,
+}
+
+
+def test_samples_that_are_held_to_a_schema_are_of_it_and_end_when_they_are_whole(
+    library: Library, sampler: Sampler, micro_model: Path
+) -> None:
+    base = library.base("micro").base
+    held = replace(PARAMETERS, max_tokens=60, make_mask=partial(build_constraint, base, NUMBER))
+
+    samples = sampler.sample(PROMPTS, SEEDS, held)
+
+    texts = [base.tokenizer.decode(sample.token_ids, skip_special_tokens=True) for sample in _flat(samples)]
+    assert all(-99 <= json.loads(text)["number"] <= 99 for text in texts)
+    assert len(set(texts)) > 1
+    assert all(sample.has_ended and sample.token_ids[-1] not in base.eos_token_ids for sample in _flat(samples))
+    # What they are held to is not in their log-probabilities.
+    for prompt, group in zip(PROMPTS, samples, strict=True):
+        for sample in group:
+            assert_log_probabilities_are_of(plain_model(micro_model), prompt, sample)
+
+
+def test_who_is_held_to_nothing_is_not_touched_by_who_is(library: Library, sampler: Sampler) -> None:
+    base = library.base("micro").base
+    held = replace(PARAMETERS, make_mask=partial(build_constraint, base, NUMBER))
+    free = sampler.sample(PROMPTS, [[1], [2], [3]], PARAMETERS)
+
+    beside = sampler.sample(PROMPTS, [[1], [2], [3]], [PARAMETERS, held, PARAMETERS])
+
+    assert beside[0][0].token_ids == free[0][0].token_ids
+    assert beside[2][0].token_ids == free[2][0].token_ids
+    assert beside[1][0].token_ids != free[1][0].token_ids
+
+
+def test_a_held_sample_that_is_cut_off_has_not_ended(library: Library, sampler: Sampler) -> None:
+    base = library.base("micro").base
+    held = replace(PARAMETERS, max_tokens=3, make_mask=partial(build_constraint, base, NUMBER))
+
+    ((sample,),) = sampler.sample(PROMPTS[:1], [[1]], held)
+
+    assert not sample.has_ended
+    assert len(sample.token_ids) == 3
+
+
+@dataclass
+class Broken:
+    """A form that fails when it is asked, or when it is told."""
+
+    fails_at: str
+    is_complete: bool = False
+
+    def mask(self, logits_V: Tensor) -> Tensor:
+        if self.fails_at == "mask":
+            raise InvalidRequest("the form is broken")
+        return logits_V
+
+    def accept(self, token_id: int) -> None:
+        if self.fails_at == "accept":
+            raise InvalidRequest("the form is broken")
+
+
+@pytest.mark.parametrize("fails_at", ["mask", "accept"])
+def test_a_form_that_fails_ends_the_call(sampler: Sampler, fails_at: str) -> None:
+    with pytest.raises(CaesuraError, match="the form is broken"):
+        sampler.sample(PROMPTS, SEEDS, replace(PARAMETERS, make_mask=lambda: Broken(fails_at)))
+
+
+def _flat(groups: list[list[Any]]) -> list[Any]:
+    return [one for group in groups for one in group]

@@ -69,7 +69,7 @@ def test_an_epoch_shows_every_row_once(make_setup: MakeSetup) -> None:
 
 def test_the_message_has_openais_words() -> None:
     metrics = {"train_loss": 0.574, "valid_loss": 0.61, "full_valid_loss": 0.6}
-    result = StepResult(31, 90, applied=True, ends_epoch=False, metrics=metrics)
+    result = StepResult(31, 90, applied=True, makes_checkpoint=False, metrics=metrics)
 
     assert result.message() == "Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60"
     assert result.data() == {"step": 31, "total_steps": 90, **metrics}

@@ -19,6 +19,43 @@ Rows = list[dict[str, Any]]
 STEPS_PER_EPOCH, NUM_STEPS = 5, 10
 
 
+#: What a model of random weights can be held to, and a grader that likes about half of it.
+REINFORCEMENT: dict[str, Any] = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "letters",
+            "schema": {
+                "type": "object",
+                "properties": {"x": {"enum": ["a", "b", "ca", "dddddd"]}},
+                "required": ["x"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "grader": {
+        "type": "string_check",
+        "name": "likes_a",
+        "input": "{{ sample.output_json.x }}",
+        "reference": "a",
+        "operation": "like",
+    },
+}
+#: Every step is a small one, every second is validated after, and the weights change twice in each.
+FEW_SHORT_ANSWERS: dict[str, Any] = {
+    "compute_multiplier": 0.5,
+    "max_completion_tokens": 16,
+    "eval_interval": 2,
+    "updates_per_batch": 2,
+    "kl_coefficient": 0.1,
+}
+
+
+def to_prompts(rows: Rows) -> Rows:
+    """Chats without their answers, which graders may look at instead."""
+    return [{"messages": row["messages"][:-1], "answer": row["messages"][-1]["content"]} for row in rows]
+
+
 class Crash(BaseException):
     """The process ends here, as by SIGKILL: nothing after it runs."""
 

@@ -11,7 +11,9 @@ import pytest
 from caesura.jobs import Job, Status
 from tests.worker.disturb import (
     CRASHES,
+    FEW_SHORT_ANSWERS,
     NUM_STEPS,
+    REINFORCEMENT,
     STEPS_PER_EPOCH,
     Crash,
     Rows,
@@ -19,12 +21,18 @@ from tests.worker.disturb import (
     crash_in,
     create,
     pause_at,
+    to_prompts,
 )
 from tests.world import World, example_rows
 
 MakeJob = Callable[..., Job]
 #: Kind of job → its method, and whether it goes on from a tuned model.
-KINDS = {"supervised": ("supervised", False), "dpo": ("dpo", False), "dpo from a tuned model": ("dpo", True)}
+KINDS = {
+    "supervised": ("supervised", False),
+    "dpo": ("dpo", False),
+    "dpo from a tuned model": ("dpo", True),
+    "reinforcement": ("reinforcement", False),
+}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
@@ -38,6 +46,9 @@ def make_job(request: pytest.FixtureRequest, world: World, training: Rows, valid
     if method == "dpo":
         training = example_rows("preference_train.jsonl")[: len(training)]
         validation = example_rows("preference_validation.jsonl")[: len(validation)]
+    if method == "reinforcement":
+        prompts = to_prompts(training), to_prompts(validation)
+        return partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
     return partial(create, world, training, validation, method=method, start=start)
 
 

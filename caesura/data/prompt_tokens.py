@@ -1,0 +1,68 @@
+"""A prompt row → the tokens that its answers continue. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from caesura.data.prompts import PromptRow
+from caesura.data.render import Tokenizer, template_messages
+from caesura.errors import InvalidData
+
+#: A prompt that leaves an answer less room than this teaches nothing: whatever comes is cut off.
+MIN_ROOM = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A row as the model sees it, up to where an answer begins."""
+
+    row: PromptRow
+    token_ids: list[int]
+    #: Tokens that an answer may have.
+    room: int
+    #: Nothing is ever cut from a prompt.
+    num_truncated: int = 0
+
+    @property
+    def line(self) -> int:
+        return self.row.line
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def teaches(self) -> bool:
+        return self.room >= MIN_ROOM
+
+
+def render_prompt(row: PromptRow, tokenizer: Tokenizer, max_tokens: int, effort: str = "default") -> PromptTokens:
+    """The row's prompt, with what `max_tokens` of the context leave to its answer.
+
+    Raises `InvalidData`, naming the line, where the template refuses the row.
+    """
+    try:
+        encoding = tokenizer.apply_chat_template(
+            template_messages(row.messages),
+            tools=row.tools,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            tokenizer_kwargs={"verbose": False},
+            **effort_options(tokenizer.get_chat_template(tools=row.tools), effort),
+        )
+    except Exception as error:  # A template is foreign code: whatever it raises, it refuses the row.
+        message = f"Example {row.line} cannot be rendered by the model's chat template: {error}"
+        raise InvalidData(message) from error
+    token_ids: list[int] = encoding["input_ids"]
+    return PromptTokens(row, token_ids, max_tokens - len(token_ids))
+
+
+def effort_options(template: str, effort: str) -> dict[str, Any]:
+    """How a template is told of the effort: by the switch of gpt-oss's, or by that of Qwen 3's, where it has one."""
+    if effort == "default":
+        return {}
+    if "reasoning_effort" in template:
+        return {"reasoning_effort": effort}
+    return {"enable_thinking": effort != "low"} if "enable_thinking" in template else {}

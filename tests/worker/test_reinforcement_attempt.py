@@ -1,0 +1,207 @@
+"""Reinforcement in a worker: a step that is left on the way loses nothing, and what graders do to a job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from caesura.graders.grade import GraderFault, Observation, Score
+from caesura.graders.string_check import StringCheckGrader
+from caesura.jobs import Job, Status
+from caesura.training import collector, plan
+from caesura.training.collector import Collector
+from caesura.worker.attempt import Attempt
+from tests.worker.disturb import FEW_SHORT_ANSWERS, NUM_STEPS, REINFORCEMENT, Rows, create, to_prompts
+from tests.world import World
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch) -> MakeJob:
+    # Units of two prompts, so that a step may have some that are done and some that are not.
+    monkeypatch.setitem(plan.SAMPLED_TOGETHER, "cpu", 8)
+    prompts = to_prompts(training), to_prompts(validation)
+    return partial(create, world, *prompts, method="reinforcement", body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
+
+
+def list_rollouts(world: World, job: Job) -> list[dict[str, Any]]:
+    rollouts, has_more = world.store.rollouts.list(job.id, limit=10_000)
+    assert not has_more
+    return [{**rollout.data, "grading_time": None} for rollout in rollouts]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int, stopping: threading.Event) -> None:
+    """Have the server stop at the beginning of the `call`th call of `owner.name`."""
+    original = getattr(owner, name)
+    calls = [0]
+
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            stopping.set()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, stepping)
+
+
+class CountedGrades:
+    """Counts how often each answer was graded; `gate` holds up all after the first `num_free`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts = Counter[str]()
+        self.num_free = 10**9
+        original = StringCheckGrader.score
+
+        async def score(grader: StringCheckGrader, observation: Observation) -> Score:
+            if sum(self.counts.values()) >= self.num_free:
+                await asyncio.Event().wait()  # until it is cancelled
+            self.counts[str(observation.sample["choices"]) + str(observation.item)] += 1
+            return await original(grader, observation)
+
+        monkeypatch.setattr(StringCheckGrader, "score", score)
+
+
+@pytest.mark.parametrize("call", [2, 9, 40, 160])
+def test_a_step_left_in_the_middle_of_sampling_ends_in_the_same_bytes(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    stopping = threading.Event()
+    with monkeypatch.context() as patch:
+        stop_at(patch, Attempt, "_watch", call, stopping)
+        assert world.run(job, stopping=stopping).status is Status.QUEUED
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    assert list_rollouts(world, job) == list_rollouts(world, undisturbed)
+
+
+@pytest.mark.parametrize("num_free", [3, 16, 17, 75])
+def test_a_step_left_in_the_middle_of_grading_ends_in_the_same_bytes_and_no_grade_is_asked_for_again(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, num_free: int
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    monkeypatch.setattr(collector, "GRACE_S", 0.2)
+    grades = CountedGrades(monkeypatch)
+    grades.num_free = num_free
+    stopping = threading.Event()
+    original = Collector._await_grades
+
+    def awaiting(self: Collector) -> None:
+        if len(self._grades) and sum(grades.counts.values()) >= num_free:
+            stopping.set()
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "_await_grades", awaiting)
+        watch = Attempt._watch
+
+        def watching(attempt: Attempt) -> None:
+            if sum(grades.counts.values()) >= num_free:
+                stopping.set()
+            watch(attempt)
+
+        patch.setattr(Attempt, "_watch", watching)
+        assert world.run(job, stopping=stopping).status is Status.QUEUED
+    assert sum(grades.counts.values()) == num_free
+    grades.num_free = 10**9
+    world.run(job)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    assert sum(grades.counts.values()) == len(list_rollouts(world, job))
+
+
+def test_every_answer_is_kept_with_its_reward_and_advantage(world: World, make_job: MakeJob) -> None:
+    job = world.run(make_job())
+
+    rollouts = list_rollouts(world, job)
+    train = [rollout for rollout in rollouts if rollout["split"] == "train"]
+    valid = [rollout for rollout in rollouts if rollout["split"] == "valid"]
+    assert len(train) == NUM_STEPS * 4 * 4
+    assert len(valid) == NUM_STEPS // 2 * 10
+    assert {rollout["reward"] for rollout in train} == {0.0, 1.0}
+    for rollout in train:
+        answer = json.loads(rollout["output"][-1]["content"])
+        assert rollout["reward"] == float("a" in answer["x"])
+    for step in range(1, NUM_STEPS + 1):
+        assert sum(rollout["advantage"] for rollout in train if rollout["step"] == step) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_grader_that_fails_too_often_pauses_the_job_and_says_why(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def score(grader: StringCheckGrader, observation: Observation) -> Score:
+        raise GraderFault("python_grader_runtime_error", details="ZeroDivisionError: division by zero")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StringCheckGrader, "score", score)
+        job = world.run(make_job())
+
+    assert job.status is Status.PAUSED
+    assert job.step == 3
+    assert any("ZeroDivisionError: division by zero" in message for message in world.messages(job))
+    world.store.jobs.resume(job.id)
+    assert world.run(job).status is Status.SUCCEEDED
+
+
+def test_or_fails_it_where_the_job_asks_for_that(
+    world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def score(grader: StringCheckGrader, observation: Observation) -> Score:
+        raise GraderFault("python_grader_runtime_error", details="ZeroDivisionError: division by zero")
+
+    monkeypatch.setattr(StringCheckGrader, "score", score)
+    job = world.run(
+        create(
+            world,
+            to_prompts(training),
+            to_prompts(validation),
+            method="reinforcement",
+            body={**REINFORCEMENT, "on_grader_errors": "fail"},
+            **FEW_SHORT_ANSWERS,
+        )
+    )
+
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error.code == "grader_errors"
+    assert "ZeroDivisionError: division by zero" in job.error.message
+
+
+def test_groups_without_spread_are_counted_and_teach_nothing(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def score(grader: StringCheckGrader, observation: Observation) -> Score:
+        return Score(0.5)
+
+    monkeypatch.setattr(StringCheckGrader, "score", score)
+    job = world.run(make_job())
+
+    assert job.status is Status.SUCCEEDED
+    assert {data["groups_without_spread"] for data in world.store.jobs.list_metrics(job.id)} == {4}
+    model = world.store.models.find(job.model_name)
+    assert model is not None
+    first = world.store.models.find(job.checkpoint_name(2)) or model
+    assert {name: sha256 for name, (_, sha256) in first.adapter.files.items()} == {
+        name: sha256 for name, (_, sha256) in model.adapter.files.items()
+    }
+
+
+def test_a_step_times_its_parts_and_they_add_up(world: World, make_job: MakeJob) -> None:
+    job = world.run(make_job())
+
+    for data in world.store.jobs.list_metrics(job.id):
+        parts = dict(data["timing"]["step"])
+        whole = parts.pop("full_iteration")
+        assert sum(parts.values()) == pytest.approx(whole, rel=1e-3)
+        assert (parts["eval"] > 0) == (data["step"] % 2 == 0)
