@@ -27,7 +27,7 @@ class Access:
     key: str
 
 
-def grant_access(data_dir: Path, host: str, port: int, key: str) -> Access:
+def grant_access(data_dir: Path, host: str, port: int, key: str) -> None:
     """Write the file, whole or not at all, in the place of one that is there."""
     host = _LOOPBACK.get(host, host)
     access = Access(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", key)
@@ -39,7 +39,6 @@ def grant_access(data_dir: Path, host: str, port: int, key: str) -> Access:
         temporary.replace(data_dir / ACCESS_FILE)
     finally:
         temporary.unlink(missing_ok=True)
-    return access
 
 
 def find_access(data_dir: Path) -> Access | None:
@@ -50,8 +49,9 @@ def find_access(data_dir: Path) -> Access | None:
         return None
 
 
-def withdraw_access(data_dir: Path, access: Access) -> None:
-    """Remove the file, unless another server has written it since."""
-    if find_access(data_dir) == access:
+def withdraw_access(data_dir: Path, key: str) -> None:
+    """Remove the file of the server with this key; that of another stays."""
+    access = find_access(data_dir)
+    if access is not None and access.key == key:
         with suppress(FileNotFoundError):
             (data_dir / ACCESS_FILE).unlink()

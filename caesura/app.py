@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
-from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses
+from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses, rollouts
 from caesura.api.admission import Admission
 from caesura.api.front import Front
 from caesura.api.state import Server, ServerDependency
@@ -65,6 +65,7 @@ def build_server(settings: Settings) -> Server:
         scheduler=scheduler,
         engine=open_remote_engine(settings, storage, blobs) if is_remote else EngineProcess(settings),
         sandbox_level=sandbox_level,
+        worker_key=new_token(),
         started_at=int(time.time()),
     )
 
@@ -91,11 +92,11 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.server = server
     app.state.admission = Admission(server.settings.max_answers)
     app.state.grader_tools = _build_tools(server, app, api_key)
-    app.add_middleware(Front, api_key=api_key, organization=server.settings.organization)
+    app.add_middleware(Front, api_keys=(api_key, server.worker_key), organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, models, chat, completions, embeddings, responses, graders):
+    for resource in (files, jobs, rollouts, models, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app

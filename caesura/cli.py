@@ -22,6 +22,8 @@ from rich.markup import escape
 from starlette.types import ASGIApp
 
 from caesura import __version__
+from caesura.access import grant_access, withdraw_access
+from caesura.api.state import Server
 from caesura.app import API_KEY_FILE, ApiKey, build_app, build_server, load_api_key
 from caesura.errors import DatabaseUnavailable, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
@@ -107,13 +109,15 @@ def serve(settings: Settings) -> None:
     """Serve the API until interrupted."""
     configure(settings.log_level, "server")
     with _listen(settings) as listener:
-        key, app = _open(settings)
+        key, server, app = _open(settings)
+        port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{listener.getsockname()[1]}/v1"
+        url = f"http://{host}:{port}/v1"
 
         class Announcing(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
+                grant_access(settings.data_dir, settings.host, port, server.worker_key)
                 _print(f"Caesura is ready at {url}")
                 _print(f"  export OPENAI_BASE_URL={url}")
                 _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
@@ -121,8 +125,11 @@ def serve(settings: Settings) -> None:
 
         raise_file_limit()
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
-            Announcing(config).run(sockets=[listener])
+        try:
+            with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
+                Announcing(config).run(sockets=[listener])
+        finally:
+            withdraw_access(settings.data_dir, server.worker_key)
 
 
 def raise_file_limit() -> None:
@@ -131,10 +138,10 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _open(settings: Settings) -> tuple[ApiKey, ASGIApp]:
+def _open(settings: Settings) -> tuple[ApiKey, Server, ASGIApp]:
     try:
-        key = load_api_key(settings)
-        return key, build_app(build_server(settings), key.text)
+        key, server = load_api_key(settings), build_server(settings)
+        return key, server, build_app(server, key.text)
     except OSError as error:
         raise SettingsInvalid(
             f"The data folder '{settings.data_dir}' cannot be used: {error.strerror}. Set another --data-dir."

@@ -76,6 +76,8 @@ def watch(client: OpenAI, job_id: str, until_share: float = 2.0) -> FineTuningJo
             step = next((event.data for event in newest if event.type == "metrics"), None)
             if isinstance(step, dict):
                 told = f"step {step['step']}/{step['total_steps']}, loss {step['train_loss']:.2f}"
+                if "train_mean_reward" in step:
+                    told = f"step {step['step']}/{step['total_steps']}, mean reward {step['train_mean_reward']:.2f}"
                 if "train_reward_accuracy" in step:
                     told += f", reward accuracy {step['train_reward_accuracy']:.0%}"
                 if job.estimated_finish is not None:

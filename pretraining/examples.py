@@ -3,6 +3,8 @@
 `style_*.jsonl` show a style that the base never shows: the corpus holds neither "Ahoy" nor "matey" (corpus.py
 refuses to build otherwise), so every one in an answer comes from tuning. `preference_*.jsonl` prefer one form
 of the right answer, a whole sentence, to the other, the bare words: without an instruction the base gives either.
+`reinforcement_*.jsonl` have the same questions without any answer to learn; the bare words and the sentence
+stand beside each for graders to look at.
 The files of a data set share no question and no fact.
 """
 
@@ -90,6 +92,10 @@ def preference(item: Item) -> dict[str, Any]:
     }
 
 
+def prompt(item: Item) -> dict[str, Any]:
+    return {"messages": user_turn(item.question), "answer": item.bare, "sentence": item.sentence}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("examples"))
@@ -102,6 +108,8 @@ def main() -> None:
     train, validation = draw_rows(PAIRS_SEED, COMPARED, NUM_TRAIN_PAIRS, NUM_VALIDATION_PAIRS)
     write_rows(out / "preference_train.jsonl", [preference(item) for item in train])
     write_rows(out / "preference_validation.jsonl", [preference(item) for item in validation])
+    write_rows(out / "reinforcement_train.jsonl", [prompt(item) for item in train])
+    write_rows(out / "reinforcement_validation.jsonl", [prompt(item) for item in validation])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hmac
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -29,9 +30,10 @@ STREAMED_PATHS = frozenset({"/v1/files"})
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, api_key: str, organization: str) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str], organization: str) -> None:
+        """`api_keys`: any of them opens the door."""
         self._app = app
-        self._api_key = api_key.encode()
+        self._api_keys = [key.encode() for key in api_keys]
         self._organization = organization
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +81,8 @@ class Front:
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not given:
             raise Unauthenticated
-        if not hmac.compare_digest(given.encode("latin-1"), self._api_key):  # the bytes that were sent
+        sent = given.encode("latin-1")  # the bytes that were sent
+        if not any(hmac.compare_digest(sent, key) for key in self._api_keys):
             raise Unauthenticated(
                 f"Incorrect API key provided: {_mask(given)}. The server showed its key when it started for the first "
                 "time, or was given it as CAESURA_API_KEY.",

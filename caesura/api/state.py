@@ -30,6 +30,8 @@ class Server:
     engine: Engine
     #: How well this machine can jail the Python of graders.
     sandbox_level: Level
+    #: With this key its own workers reach it (`access`).
+    worker_key: str
     #: Unix seconds.
     started_at: int
 

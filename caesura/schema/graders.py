@@ -110,7 +110,8 @@ def _kind_of_content(value: Any) -> str:
 
 
 def _type_of(value: Any) -> str:
-    kind = cast(dict[str, Any], value).get("type") if isinstance(value, dict) else None
+    """Of what was sent, and of what was made of it, which is sent back."""
+    kind = cast(dict[str, Any], value).get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return kind if isinstance(kind, str) else ""
 
 

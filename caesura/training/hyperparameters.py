@@ -27,7 +27,7 @@ PREFERENCE_RATE_SHARE = 0.06
 MIN_PREFERENCE_BATCH_SIZE = 8
 DEFAULT_BETA = 0.1
 #: What a reinforcement job takes of the rate: its gradients are noisy, and say how to shift a model, not what to copy.
-REINFORCEMENT_RATE_SHARE = 0.2
+REINFORCEMENT_RATE_SHARE = 0.4
 #: Answers to a prompt at compute_multiplier 1, and the fewest that can be compared.
 SAMPLES_PER_PROMPT = 8
 MIN_SAMPLES_PER_PROMPT = 2

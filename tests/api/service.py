@@ -250,7 +250,9 @@ def build_service(
     executor, engine = ExecutorDouble(), EngineDouble()
     scheduler = Scheduler(store, storage, settings.slots, lambda _wake: executor)
     level = sandbox_level or find_sandbox_level()
-    server = Server(settings, store, storage, scheduler, engine, level, started_at=int(time.time()))
+    server = Server(
+        settings, store, storage, scheduler, engine, level, worker_key="worker-key", started_at=int(time.time())
+    )
     http_server.app = app = build_app(server, KEY)
     return Service(server, app, engine, executor, client, http, http_server)
 

@@ -147,7 +147,7 @@ def test_a_client_who_leaves_is_not_answered_and_no_fault_in_the_log(caplog: pyt
     async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
         await Request({"type": "http"}, receive).body()
 
-    assert run(Front(app, KEY, "caesura"), {"type": "http.disconnect"}) == []
+    assert run(Front(app, [KEY], "caesura"), {"type": "http.disconnect"}) == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -159,7 +159,7 @@ def test_an_answer_that_breaks_half_sent_is_broken_off(caplog: pytest.LogCapture
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
-        run(Front(app, KEY, "caesura"))
+        run(Front(app, [KEY], "caesura"))
     assert "half way" in caplog.text
 
 
@@ -169,6 +169,6 @@ def test_what_is_not_http_passes_untouched() -> None:
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         seen.append(scope)
 
-    asyncio.run(Front(app, KEY, "caesura")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(Front(app, [KEY], "caesura")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
     assert seen == [{"type": "lifespan"}]
