@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo prefer test lint types unit bench clean
+.PHONY: demo prefer reinforce test lint types unit bench clean
 
 demo: .venv/installed-demo  ## Tune the embedded base, pause half-way, resume, compare the answers.
 	$(BIN)/python examples/demo.py
 
 prefer: .venv/installed-demo  ## Tune the embedded base on preferences, and measure it on unseen pairs.
 	$(BIN)/python examples/prefer.py
+
+reinforce: .venv/installed-demo  ## Tune the embedded base by three graders, and measure it on unseen prompts.
+	$(BIN)/python examples/reinforce.py
 
 test: lint types unit  ## All that CI runs.
 

@@ -6,11 +6,22 @@ import argparse
 import os
 import time
 
-from benchmarks import graders, inference, latency, limit, lora_layers, machine, preferences, rates, training
+from benchmarks import (
+    graders,
+    inference,
+    latency,
+    limit,
+    lora_layers,
+    machine,
+    preferences,
+    rates,
+    reinforcement,
+    training,
+)
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences")
+SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement")
 
 
 def main() -> None:
@@ -28,6 +39,7 @@ def main() -> None:
         "graders": lambda: graders.run(options),
         "inference": lambda: inference.run(options),
         "preferences": lambda: preferences.run(the_limit, options),
+        "reinforcement": lambda: reinforcement.run(the_limit, options),
     }
     for name in SECTIONS:
         if name in wanted:

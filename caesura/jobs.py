@@ -71,6 +71,7 @@ class Told:
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"
     RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
     STALE = "What the reference said of the rows was kept for other weights or rows; it is computed anew"
+    WAITING = "Waiting for a model that a grader asks: {words}"
     INTERRUPTED = "The worker stopped unexpectedly ({cause}); the job resumes from step {step}"
 
 

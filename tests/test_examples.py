@@ -17,9 +17,10 @@ from caesura.settings import ENV_PREFIX
 EXAMPLES = Path(__file__).parent.parent / "examples"
 #: What the examples promise on two cores.
 LONGEST_S = 120
+LONGEST_OF_REINFORCE_S = 240
 
 
-def run_example(name: str) -> str:
+def run_example(name: str, longest_s: float = LONGEST_S) -> str:
     """What the example printed. It must have succeeded."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
     ran = subprocess.run(
@@ -27,7 +28,7 @@ def run_example(name: str) -> str:
         capture_output=True,
         text=True,
         env=inherited | {"COLUMNS": "200"},  # no line of a table is broken
-        timeout=LONGEST_S,
+        timeout=longest_s,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -71,6 +72,17 @@ def test_the_demo_teaches_its_style_across_a_pause() -> None:
     assert re.search(r"Ahoy! The capital of France is Paris, matey!", printed)
 
 
+@pytest.mark.timeout(LONGEST_OF_REINFORCE_S + 30)
+def test_reinforcement_lifts_the_mean_reward_on_unseen_prompts_by_each_grader() -> None:
+    printed = run_example("reinforce.py", LONGEST_OF_REINFORCE_S)
+
+    rows = re.findall(r"│ (a string check|Python|a formula over two) +│ ([\d.]+) +│ ([\d.]+) +│ (\+[\d.]+)", printed)
+    assert [name for name, *_ in rows] == ["a string check", "Python", "a formula over two"]
+    for _, base, tuned, gain in rows:
+        assert float(tuned) - float(base) >= 0.3
+        assert float(gain) >= 0.3
+
+
 def test_a_validated_pair_tells_nothing_that_a_training_pair_tells() -> None:
     def facts(name: str) -> list[frozenset[str]]:
         # As words in no order: "the opposite of hot is cold" is the fact that "the opposite of cold is hot" is.
@@ -81,6 +93,19 @@ def test_a_validated_pair_tells_nothing_that_a_training_pair_tells() -> None:
     assert len(set(training)) == len(training) == 140
     assert len(set(validation)) == len(validation) == 70
     assert not set(training) & set(validation)
+
+
+def test_prompts_have_no_answer_in_their_messages_and_share_none_with_the_validation_file() -> None:
+    training, validation = (
+        [json.loads(line) for line in (EXAMPLES / f"reinforcement_{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "validation")
+    )
+
+    assert (len(training), len(validation)) == (140, 70)
+    for row in training + validation:
+        assert [message["role"] for message in row["messages"]] == ["user"]
+        assert row["answer"] in row["sentence"]
+    assert not {row["sentence"] for row in training} & {row["sentence"] for row in validation}
 
 
 @pytest.mark.parametrize("name", ["preference_train.jsonl", "preference_validation.jsonl"])

@@ -44,9 +44,15 @@ def main() -> None:
 
 
 def create_job(
-    store: Store, storage: LocalStorage, asked: dict[str, Any], base: str, method: str, hyperparameters: dict[str, Any]
+    store: Store,
+    storage: LocalStorage,
+    asked: dict[str, Any],
+    base: str,
+    method: str,
+    hyperparameters: dict[str, Any],
+    body: dict[str, Any] | None = None,
 ) -> str:
-    """A queued job on the file `data`."""
+    """A queued job on the file `data`. `body`: what its method has beside hyperparameters."""
     with storage.writer(f"files/{new_token()}") as writer:
         writer.write(Path(asked["data"]).read_bytes())
     file = store.files.create(writer.blob, "rows.jsonl", "fine-tune")
@@ -56,7 +62,7 @@ def create_job(
         status=Status.VALIDATING_FILES,
         base=base,
         model_name="ft:benchmark",
-        method={"type": method, method: {"hyperparameters": hyperparameters}},
+        method={"type": method, method: {"hyperparameters": hyperparameters, **(body or {})}},
         training_file=file.id,
         training_blob=file.blob,
         seed=asked["seed"],

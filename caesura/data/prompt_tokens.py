@@ -21,6 +21,8 @@ class PromptTokens:
     token_ids: list[int]
     #: Tokens that an answer may have.
     room: int
+    #: What else the template was given.
+    options: dict[str, Any]
     #: Nothing is ever cut from a prompt.
     num_truncated: int = 0
 
@@ -42,6 +44,7 @@ def render_prompt(row: PromptRow, tokenizer: Tokenizer, max_tokens: int, effort:
 
     Raises `InvalidData`, naming the line, where the template refuses the row.
     """
+    options = _effort_options(tokenizer.get_chat_template(tools=row.tools), effort)
     try:
         encoding = tokenizer.apply_chat_template(
             template_messages(row.messages),
@@ -50,16 +53,16 @@ def render_prompt(row: PromptRow, tokenizer: Tokenizer, max_tokens: int, effort:
             tokenize=True,
             return_dict=True,
             tokenizer_kwargs={"verbose": False},
-            **effort_options(tokenizer.get_chat_template(tools=row.tools), effort),
+            **options,
         )
     except Exception as error:  # A template is foreign code: whatever it raises, it refuses the row.
         message = f"Example {row.line} cannot be rendered by the model's chat template: {error}"
         raise InvalidData(message) from error
     token_ids: list[int] = encoding["input_ids"]
-    return PromptTokens(row, token_ids, max_tokens - len(token_ids))
+    return PromptTokens(row, token_ids, max_tokens - len(token_ids), options)
 
 
-def effort_options(template: str, effort: str) -> dict[str, Any]:
+def _effort_options(template: str, effort: str) -> dict[str, Any]:
     """How a template is told of the effort: by the switch of gpt-oss's, or by that of Qwen 3's, where it has one."""
     if effort == "default":
         return {}

@@ -53,6 +53,7 @@ class _Episode:
     num_reasoning_tokens: int = 0
     num_turns: int = 0
     has_ended: bool = False
+    #: In the place of the grader's, where a tool failed.
     grade: Grade | None = None
 
     def budget(self, max_tokens: int) -> int:
@@ -71,6 +72,7 @@ class _Episode:
             output=self.output,
             num_reasoning_tokens=self.num_reasoning_tokens,
             grade=self.grade,
+            is_dropped=self.grade is not None,
         )
 
 
@@ -213,6 +215,7 @@ class Policy:
             said,
             episode.prompt.row.tools,
             [*episode.prompt.token_ids, *episode.answer_ids],
+            episode.prompt.options,
         )
         episode.answer_ids = [*episode.answer_ids, *token_ids]
         episode.logprobs = [*episode.logprobs, *[0.0] * len(token_ids)]

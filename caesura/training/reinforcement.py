@@ -41,7 +41,7 @@ class _Batch:
 
     step: int
     groups: list[Group]
-    #: By group; 0 for each answer of one without spread.
+    #: By group, of the answers that are compared; 0 for each in one without spread.
     advantages: list[list[float]]
     passes: list[list[Answers]]
     num_tokens: int
@@ -166,7 +166,7 @@ class Reinforcement:
         groups, timing = self._collector.collect(self._adapter(), wanted)
         advantages = [_advantages(group) for group in groups]
         taught = [
-            Answers(group.rollouts, of_group)
+            Answers(group.compared, of_group)
             for group, of_group in zip(groups, advantages, strict=True)
             if group.has_spread
         ]
@@ -236,10 +236,21 @@ class Reinforcement:
 
     def _records(self, batch: _Batch, validated: tuple[list[Group], float] | None) -> list[dict[str, Any]]:
         messages = {prompt.line: prompt.row.messages for prompt in self._rows.of_step(batch.step)}
+        advantages = {
+            (rollout.line, rollout.sample_index): advantage
+            for group, of_group in zip(batch.groups, batch.advantages, strict=True)
+            for rollout, advantage in zip(group.compared, of_group, strict=True)
+        }
         records = [
-            rollout_record(rollout, batch.step, "train", messages[rollout.line], advantage)
-            for group, advantages in zip(batch.groups, batch.advantages, strict=True)
-            for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+            rollout_record(
+                rollout,
+                batch.step,
+                "train",
+                messages[rollout.line],
+                advantages.get((rollout.line, rollout.sample_index)),
+            )
+            for group in batch.groups
+            for rollout in group.rollouts
         ]
         if validated is not None:
             messages = {prompt.line: prompt.row.messages for prompt in self._rows.validation}
@@ -253,6 +264,6 @@ class Reinforcement:
 
 def _advantages(group: Group) -> list[float]:
     if not group.has_spread:
-        return [0.0] * len(group.rollouts)
+        return [0.0] * len(group.compared)
     advantages_G = group_advantages(torch.tensor(group.rewards))
     return [advantage.item() for advantage in advantages_G]

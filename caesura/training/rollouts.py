@@ -31,6 +31,8 @@ class Rollout:
     num_reasoning_tokens: int = 0
     #: None while it is not graded yet.
     grade: Grade | None = None
+    #: A tool failed on the way: what came of it says nothing of the model, and nothing is learned from it.
+    is_dropped: bool = False
 
     @property
     def num_own_tokens(self) -> int:
@@ -52,8 +54,13 @@ class Group:
     rollouts: Sequence[Rollout]
 
     @property
+    def compared(self) -> list[Rollout]:
+        return [rollout for rollout in self.rollouts if not rollout.is_dropped]
+
+    @property
     def rewards(self) -> list[float]:
-        return [rollout.reward for rollout in self.rollouts]
+        """Of those that are compared."""
+        return [rollout.reward for rollout in self.compared]
 
     @property
     def has_spread(self) -> bool:

@@ -125,7 +125,7 @@ class Attempt:
         return Surroundings(grading, self._watch, servers)
 
     def _wait_for_judge(self, words: str) -> None:
-        self._warn(f"Waiting for a grader's model: {words}", f"judge:{self._job.attempt}:{time.time():.0f}")
+        self._warn(Told.WAITING.format(words=words), f"waiting:{time.time():.0f}")
 
     def _watch(self) -> None:
         """In the middle of a step: leave it if the job is to be left, save it if it is time to."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from caesura.errors import LeaseLost
-from caesura.jobs import Artifact, Job, JobError, Lease, Reason, Status
+from caesura.jobs import Artifact, Job, JobError, Lease, Level, Reason, Status
 from caesura.storage import Blob
 from caesura.store import Store
 from caesura.store.files import new_file
@@ -238,3 +238,98 @@ def test_a_cancelled_job_keeps_its_checkpoints_and_no_training_state(
 
     assert store.jobs.list_states(job.id) == []
     assert store.models.find(job.checkpoint_name(4)) is not None
+
+
+def validated(store: Store, lease: Lease, step: int, reward: float) -> None:
+    """A step of reinforcement whose validation came to `reward`."""
+    data = {"step": step, "full_valid_mean_reward": reward, "timing": {"step": {"eval": 1.0}}}
+    store.attempts.record_steps(lease, step, [Telling("told", data=data, type="metrics", key=f"step:{step}")], 0)
+    store.attempts.save(lease, make_state(step), Reason.VALIDATION)
+
+
+def test_the_models_with_the_three_best_validation_rewards_are_kept_and_those_of_pauses(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    job = make_job()
+    lease = claim(job)
+    validated(store, lease, 1, 0.1)
+    store.jobs.pause(job.id)
+    assert store.attempts.pause(lease, make_state(1))  # what a pause has made stays, however bad it is
+    store.jobs.resume(job.id)
+    lease = claim(job)
+    for step, reward in ((2, 0.5), (3, 0.9), (4, 0.2), (5, 0.5), (6, 0.5)):
+        validated(store, lease, step, reward)
+
+    models, _ = store.models.list_of_job(job.id, after=None, limit=10)
+    assert [(model.step, model.reason) for model in models] == [
+        (6, Reason.VALIDATION),
+        (5, Reason.VALIDATION),
+        (3, Reason.VALIDATION),
+        (1, Reason.PAUSE),
+    ]
+    assert models[2].metrics == {"step": 3, "full_valid_mean_reward": 0.9}
+    best = store.models.best_of_job(job.id)
+    assert best is not None
+    assert best.step == 3
+
+    finish(store, lease, step=7)
+    models, _ = store.models.list_of_job(job.id, after=None, limit=10)
+    assert [model.step for model in models] == [7, 6, 5, 3, 1]
+
+
+def test_a_final_model_may_be_a_checkpoint_again_and_its_blobs_stay(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    job = make_job()
+    lease = claim(job)
+    validated(store, lease, 1, 0.9)
+    best = store.models.best_of_job(job.id)
+    assert best is not None
+    store.attempts.finish(lease, best.step, best.adapter, RESULTS, trained_tokens=1)
+
+    store.models.delete(best.name)
+
+    final = store.models.find(job.model_name)
+    assert final is not None
+    assert set(final.adapter.blobs()) <= store.recovery.referenced_blobs()
+
+
+def test_a_job_that_has_no_validation_has_no_best_model(store: Store, make_job: MakeJob, claim: Claim) -> None:
+    job = make_job()
+    store.attempts.save(claim(job), make_state(1), Reason.EPOCH)
+
+    assert store.models.best_of_job(job.id) is None
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["by itself", "while a pause was asked for"])
+def test_a_job_may_pause_itself_and_says_why(store: Store, make_job: MakeJob, claim: Claim, asked: bool) -> None:
+    job = make_job()
+    lease = claim(job)
+    if asked:
+        store.jobs.pause(job.id)
+
+    store.attempts.pause_itself(lease, make_state(5), Telling("the grader failed", Level.WARN, key="grader:5"))
+
+    paused = store.jobs.get(job.id)
+    assert (paused.status, paused.worker) == (Status.PAUSED, None)
+    assert messages(store, job)[-3:] == [
+        f"Checkpoint created at step 5 with Snapshot ID: {job.checkpoint_name(5)}",
+        "the grader failed",
+        "Fine-tuning job paused",
+    ]
+    with pytest.raises(LeaseLost):
+        store.attempts.status(lease)
+    assert store.jobs.resume(job.id).status is Status.QUEUED
+
+
+def test_rollouts_are_written_with_their_step_and_once(store: Store, make_job: MakeJob, claim: Claim) -> None:
+    job = make_job()
+    lease = claim(job)
+    for _ in range(2):
+        rollouts = [{"step": 1, "split": "train", "line": line} for line in (3, 1)]
+        store.attempts.record_steps(lease, 1, [step_telling(1)], 0, rollouts)
+
+    records, has_more = store.rollouts.list(job.id, limit=10)
+    assert [record.data for record in records] == rollouts
+    assert not has_more
+    assert len({record.id for record in records}) == 2

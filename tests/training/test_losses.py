@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from caesura.training.losses import cross_entropy, ipo_losses, sigmoid_losses
+from caesura.training.losses import (
+    cross_entropy,
+    group_advantages,
+    ipo_losses,
+    kl_estimates,
+    policy_gradient_losses,
+    sampling_weights,
+    sigmoid_losses,
+)
 
 
 def test_cross_entropy_is_the_mean_negative_log_probability_of_the_learned_tokens() -> None:
@@ -49,3 +57,49 @@ def test_ipo_wants_the_margin_per_token_to_be_half_of_one_over_beta() -> None:
 
     # (1.5/3 + 0.5/5 - 1)² and (0.25/1 - 1/4 - 1)².
     assert losses.tolist() == pytest.approx([0.16, 1.0])
+
+
+def test_an_advantage_is_the_distance_from_the_groups_mean_in_standard_deviations() -> None:
+    # Mean 0.5; the deviation of a sample is the root of (0.25 + 0.25 + 0 + 0) / 3.
+    deviation = math.sqrt(0.5 / 3) + 1e-4
+
+    advantages = group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]))
+
+    assert advantages.tolist() == pytest.approx([0.5 / deviation, -0.5 / deviation, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.2, 2.0, -2.4),
+        (1.5, 2.0, -2.56),  # held at 1.28
+        (0.5, 2.0, -1.0),  # a good token that became unlikely is pulled back without a bound
+        (0.9, -1.0, 0.9),
+        (0.5, -1.0, 0.8),  # held at 0.8
+        (1.5, -1.0, 1.5),  # and a bad one that became likely too
+    ],
+)
+def test_a_tokens_ratio_is_clipped_where_it_went_far_enough(ratio: float, advantage: float, expected: float) -> None:
+    old = torch.tensor([-2.0])
+    now = (old + math.log(ratio)).requires_grad_()
+
+    (loss,) = policy_gradient_losses(now, old, torch.tensor([advantage]), 0.2, 0.28)
+    loss.backward()
+
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert now.grad is not None
+    is_clipped = expected not in (pytest.approx(-ratio * advantage),)
+    assert now.grad.item() == pytest.approx(0.0 if is_clipped else -ratio * advantage, rel=1e-5)
+
+
+def test_a_kl_estimate_is_0_where_the_two_agree_and_positive_elsewhere() -> None:
+    estimates = kl_estimates(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -2.0, -0.5]))
+
+    assert estimates.tolist() == pytest.approx([0.0, math.exp(-1) + 1 - 1, math.exp(0.5) - 0.5 - 1], abs=1e-6)
+
+
+def test_what_the_sampler_drew_too_rarely_weighs_more_up_to_a_bound() -> None:
+    weights = sampling_weights(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -1.5, -3.0]), 2.0)
+
+    assert weights.tolist() == pytest.approx([1.0, math.exp(0.5), 2.0])

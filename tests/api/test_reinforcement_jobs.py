@@ -1,0 +1,311 @@
+"""Jobs of reinforcement on the wire, and the rollouts that they leave."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import httpx
+import openai
+import pytest
+from openai.types.fine_tuning import StringCheckGraderParam  # noqa: F401  (the types that users import)
+from openai.types.fine_tuning.job_create_params import Method
+
+from caesura.jobs import Status
+from caesura.store.rows import Telling
+from tests.api.job_shapes import AUTO, post
+from tests.api.service import Service, error_of
+
+CHECK = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
+MULTI = {"type": "multi", "name": "half", "graders": {"exact": CHECK}, "calculate_output": "exact / 2"}
+AUTO_RFT = AUTO | {
+    "reasoning_effort": "default",
+    "compute_multiplier": "auto",
+    "eval_interval": "auto",
+    "eval_samples": "auto",
+}
+PARAM = "method.reinforcement"
+
+
+def rft(grader: Any = CHECK, **more: Any) -> dict[str, Any]:
+    return {"method": {"type": "reinforcement", "reinforcement": {"grader": grader, **more}}}
+
+
+@pytest.fixture
+def body(service: Service, good_body: dict[str, Any]) -> dict[str, Any]:
+    return {**good_body, "validation_file": good_body["training_file"]}
+
+
+@pytest.mark.parametrize("grader", [CHECK, MULTI], ids=lambda grader: grader["type"])
+def test_a_new_job_tells_its_grader_as_it_came_and_every_hyperparameter(
+    service: Service, body: dict[str, Any], grader: dict[str, Any]
+) -> None:
+    answer = post(service, {**body, **rft(grader)})
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["method"] == {
+        "type": "reinforcement",
+        "reinforcement": {"grader": grader, "hyperparameters": AUTO_RFT},
+    }
+    assert answer.json()["hyperparameters"] == AUTO
+
+
+def test_openais_client_reads_back_what_it_asked_for(service: Service, body: dict[str, Any]) -> None:
+    hyperparameters = {
+        "n_epochs": 2,
+        "batch_size": 4,
+        "learning_rate_multiplier": 0.5,
+        "reasoning_effort": "low",
+        "compute_multiplier": 1.5,
+        "eval_interval": 5,
+        "eval_samples": 3,
+    }
+    method = cast(Method, rft(MULTI, hyperparameters=hyperparameters)["method"])
+    created = service.client.fine_tuning.jobs.create(**body, method=method)
+
+    for job in (created, service.client.fine_tuning.jobs.retrieve(created.id)):
+        assert job.method is not None
+        assert job.method.reinforcement is not None
+        assert job.method.reinforcement.hyperparameters is not None
+        assert job.method.reinforcement.hyperparameters.to_dict() == hyperparameters
+        assert job.method.reinforcement.grader.to_dict() == MULTI
+
+
+def test_what_openai_does_not_have_is_told_where_it_was_given(service: Service, body: dict[str, Any]) -> None:
+    extra = {"kl_coefficient": 0.01, "updates_per_batch": 2, "max_completion_tokens": 64}
+    own = {
+        "keep_best": True,
+        "on_grader_errors": "fail",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "number", "schema": {"type": "object", "properties": {"x": {"type": "number"}}}},
+        },
+    }
+
+    answer = post(service, {**body, **rft(hyperparameters=extra, **own)})
+
+    assert answer.status_code == 200, answer.text
+    told = answer.json()["method"]["reinforcement"]
+    assert told == {"grader": CHECK, "hyperparameters": AUTO_RFT | extra, **own}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"hyperparameters": {"compute_multiplier": 0.00001}}, f"{PARAM}.hyperparameters.compute_multiplier"),
+        ({"hyperparameters": {"compute_multiplier": 10.1}}, f"{PARAM}.hyperparameters.compute_multiplier"),
+        ({"hyperparameters": {"eval_interval": 0}}, f"{PARAM}.hyperparameters.eval_interval"),
+        ({"hyperparameters": {"eval_samples": 0.5}}, f"{PARAM}.hyperparameters.eval_samples"),
+        ({"hyperparameters": {"reasoning_effort": "max"}}, f"{PARAM}.hyperparameters.reasoning_effort"),
+        ({"hyperparameters": {"updates_per_batch": 17}}, f"{PARAM}.hyperparameters.updates_per_batch"),
+        ({"hyperparameters": {"kl_coefficient": -1}}, f"{PARAM}.hyperparameters.kl_coefficient"),
+        ({"hyperparameters": {"beta": 0.1}}, f"{PARAM}.hyperparameters.beta"),
+        ({"keep_best": "yes"}, f"{PARAM}.keep_best"),
+        ({"on_grader_errors": "ignore"}, f"{PARAM}.on_grader_errors"),
+        ({"max_episode_steps": 0}, f"{PARAM}.max_episode_steps"),
+        ({"response_format": {"type": "xml"}}, f"{PARAM}.response_format.type"),
+        ({"tools": [{"name": "f"}]}, f"{PARAM}.tools[0].server_url"),
+        ({"tools": [{"name": "f", "server_url": "http://127.0.0.1:1/f"}]}, f"{PARAM}.tools[0].server_url"),
+    ],
+    ids=str,
+)
+def test_a_faulty_field_is_a_400_that_names_it(
+    service: Service, body: dict[str, Any], more: dict[str, Any], param: str
+) -> None:
+    answer = post(service, {**body, **rft(**more)})
+
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == param
+    assert service.client.fine_tuning.jobs.list().data == []
+
+
+def test_without_a_validation_file_there_is_no_job(service: Service, good_body: dict[str, Any]) -> None:
+    answer = post(service, {**good_body, **rft()})
+
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == "validation_file"
+    assert error_of(answer)["code"] == "missing_required_parameter"
+
+
+def upload(service: Service, rows: list[dict[str, Any]]) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return service.client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id
+
+
+def prompts(num_rows: int = 10, **more: Any) -> list[dict[str, Any]]:
+    return [{"messages": [{"role": "user", "content": f"{row}?"}], **more} for row in range(num_rows)]
+
+
+@pytest.mark.parametrize("faulty", ["training_file", "validation_file"])
+def test_a_row_without_what_the_grader_names_is_found_before_training(
+    service: Service, body: dict[str, Any], faulty: str
+) -> None:
+    good, bad = upload(service, prompts(answer="1")), upload(service, [*prompts(9, answer="1"), *prompts(1)])
+    files = {"training_file": good, "validation_file": good, faulty: bad}
+    job = service.client.fine_tuning.jobs.create(model=body["model"], **files, method=cast(Method, rft()["method"]))
+
+    service.server.scheduler.tick()
+
+    failed = service.client.fine_tuning.jobs.retrieve(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error.param == faulty
+    assert "Example 10 has no 'answer', which the grader names as '{{ item.answer }}'" in failed.error.message
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"},
+            "message 2 is the last one and has the role 'assistant'",
+        ),
+        (
+            {
+                "input": {"messages": [{"role": "user", "content": "1?"}]},
+                "preferred_output": [{"role": "assistant", "content": "1"}],
+                "non_preferred_output": [{"role": "assistant", "content": "2"}],
+            },
+            "is in the fine-tune-preference format",
+        ),
+    ],
+    ids=["supervised", "dpo"],
+)
+def test_a_file_of_another_method_fails_the_job(
+    service: Service, body: dict[str, Any], row: dict[str, Any], words: str
+) -> None:
+    file = upload(service, [row] * 10)
+    job = service.client.fine_tuning.jobs.create(
+        model=body["model"], training_file=file, validation_file=file, method=cast(Method, rft()["method"])
+    )
+
+    service.server.scheduler.tick()
+
+    error = service.client.fine_tuning.jobs.retrieve(job.id).error
+    assert error is not None
+    assert words in error.message
+
+
+def record(step: int, split: str, line: int, sample_index: int = 0) -> dict[str, Any]:
+    return {
+        "step": step,
+        "split": split,
+        "line": line,
+        "sample_index": sample_index,
+        "messages": [{"role": "user", "content": "1?"}],
+        "output": [{"role": "assistant", "content": "1"}],
+        "finish_reason": "stop",
+        "reward": 0.5,
+        "advantage": None if split == "valid" else 0.7,
+        "sub_rewards": {"exact": 1.0},
+        "errors": {},
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "reasoning_tokens": 0,
+        "grader_token_usage": {},
+        "grading_time": 0.01,
+    }
+
+
+@pytest.fixture
+def job_id(service: Service, body: dict[str, Any]) -> str:
+    """A running job with three steps of two answers each, the last one validated."""
+    created = post(service, {**body, **rft()}).json()["id"]
+    store = service.server.store
+    store.jobs.mark_valid(created)
+    claimed = store.attempts.claim(created, "worker-1", 60)
+    assert claimed is not None
+    for step in (1, 2, 3):
+        rollouts = [record(step, "train", line) for line in (4, 2)]
+        rollouts += [record(step, "valid", 1)] if step == 3 else []
+        told = Telling("told", data={"step": step}, type="metrics", key=f"step:{step}")
+        store.attempts.record_steps(claimed[1], step, [told], 0, rollouts)
+        store.attempts.record_steps(claimed[1], step, [told], 0, rollouts)  # a replayed step
+    return created
+
+
+def get(service: Service, job_id: str, **params: Any) -> httpx.Response:
+    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}/rollouts", params=params)
+
+
+def test_rollouts_are_listed_in_the_order_of_their_making_and_each_once(service: Service, job_id: str) -> None:
+    page = get(service, job_id).json()
+
+    assert [(one["step"], one["split"], one["line"]) for one in page["data"]] == [
+        (1, "train", 4),
+        (1, "train", 2),
+        (2, "train", 4),
+        (2, "train", 2),
+        (3, "train", 4),
+        (3, "train", 2),
+        (3, "valid", 1),
+    ]
+    assert not page["has_more"]
+    first = page["data"][0]
+    assert first["id"] == page["first_id"]
+    assert first["id"].startswith("rollout_")
+    assert {**first, "id": None, "created_at": None} == {
+        "id": None,
+        "object": "fine_tuning.job.rollout",
+        "created_at": None,
+        "fine_tuning_job_id": job_id,
+        **record(1, "train", 4),
+    }
+
+
+def test_openais_client_reads_them_page_by_page(service: Service, job_id: str) -> None:
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page: Any = service.client.get(
+            f"/fine_tuning/jobs/{job_id}/rollouts",
+            cast_to=object,
+            options={"params": {"limit": 3} | ({"after": after} if after else {})},
+        )
+        seen += [one["id"] for one in page["data"]]
+        after = page["last_id"]
+        if not page["has_more"]:
+            break
+    assert seen == [one["id"] for one in get(service, job_id).json()["data"]]
+    assert len(seen) == 7
+
+
+@pytest.mark.parametrize(
+    ("params", "count"),
+    [({"step": 2}, 2), ({"split": "valid"}, 1), ({"step": 3, "split": "train"}, 2), ({"step": 9}, 0)],
+)
+def test_they_are_chosen_by_step_and_split(service: Service, job_id: str, params: dict[str, Any], count: int) -> None:
+    page = get(service, job_id, **params).json()
+
+    assert len(page["data"]) == count
+    for one in page["data"]:
+        assert all(one[name] == value for name, value in params.items())
+
+
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [({"step": 0}, "step"), ({"step": "x"}, "step"), ({"split": "test"}, "split"), ({"after": "x"}, "after")],
+)
+def test_a_faulty_query_is_a_400_that_names_it(
+    service: Service, job_id: str, params: dict[str, Any], param: str
+) -> None:
+    answer = get(service, job_id, **params)
+
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == param
+
+
+def test_a_job_that_does_not_exist_has_none(service: Service) -> None:
+    with pytest.raises(openai.NotFoundError):
+        service.client.get("/fine_tuning/jobs/ftjob-x/rollouts", cast_to=object)
+
+
+def test_the_three_best_validated_checkpoints_stay(service: Service, body: dict[str, Any]) -> None:
+    created = post(service, {**body, **rft()}).json()["id"]
+    assert service.server.store.jobs.get(created).status is Status.VALIDATING_FILES
