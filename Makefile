@@ -22,7 +22,7 @@ types: .venv/installed-test
 	$(BIN)/pyright
 
 unit: .venv/installed-test .venv/installed-node
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup --durations 25
 
 bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells; ARGS="--quick" for a look.
 	$(BIN)/python -m benchmarks $(ARGS)

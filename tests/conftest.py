@@ -10,6 +10,28 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from caesura.settings import EMBEDDED_BASE_PATH
 
+#: What looks at the machine as a whole, or at a clock: these are run one after the other, whatever runs beside them.
+ONE_AFTER_THE_OTHER = (
+    "failure",
+    "executors",
+    "clients",
+    "graders",
+    "test_cli.py",
+    "test_examples.py",
+    "api/test_graders.py",
+    "api/test_graders_page.py",
+    "api/test_faulty_graders.py",
+)
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are run by several processes, those of a file stay together."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        alone = any(path.is_relative_to(part) for part in ONE_AFTER_THE_OTHER)
+        item.add_marker(pytest.mark.xdist_group("machine" if alone else path.as_posix()))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
