@@ -59,13 +59,14 @@ def policy_gradient_losses(
     return -torch.minimum(ratios_K * advantages_K, clipped_K * advantages_K)
 
 
-def kl_estimates(logprobs_K: Tensor, reference_logprobs_K: Tensor) -> Tensor:
-    """An estimate of KL(π, π_ref) from each token that π drew: π_ref / π - log(π_ref / π) - 1, which is never negative.
+def kl_estimates(logprobs_K: Tensor, old_logprobs_K: Tensor, reference_logprobs_K: Tensor) -> Tensor:
+    """An estimate of KL(π, π_ref) from each token that π_old drew: π / π_old (π_ref / π - log(π_ref / π) - 1).
 
-    Schulman 2020, "Approximating KL divergence" (k3); GRPO's equation 4.
+    Schulman 2020, "Approximating KL divergence" (k3), as in GRPO's equation 4; with the first factor, which is 1 where
+    π is π_old, its gradient is that of the divergence too (DeepSeek-AI 2025, arXiv:2512.02556, section 3.1).
     """
     log_ratios_K = reference_logprobs_K - logprobs_K
-    return torch.exp(log_ratios_K) - log_ratios_K - 1
+    return torch.exp(logprobs_K - old_logprobs_K) * (torch.exp(log_ratios_K) - log_ratios_K - 1)
 
 
 def sampling_weights(old_logprobs_K: Tensor, sampled_logprobs_K: Tensor, max_weight: float) -> Tensor:

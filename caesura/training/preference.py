@@ -25,20 +25,15 @@ _OF_PAIRS = ("loss", "reward_accuracy", "reward_margin", "reward_chosen", "rewar
 class Preference:
     """A method. `sharing`: compute what the sides of a pair begin with once; it changes rounding alone."""
 
+    num_updates = 1
+    may_be_interrupted = False
+
     def __init__(self, rows: Rows[Pair], plan: Plan, reference: Reference, sharing: bool) -> None:
         self._rows = rows
         self._plan = plan
         self._reference = reference
         self._sharing = sharing
         self._device = torch.device(plan.device)
-
-    @property
-    def num_updates(self) -> int:
-        return 1
-
-    @property
-    def may_be_interrupted(self) -> bool:
-        return False
 
     def rows_of_step(self, step: int) -> list[Pair]:
         return self._rows.of_step(step)

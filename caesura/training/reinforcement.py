@@ -57,6 +57,8 @@ class _Batch:
 class Reinforcement:
     """A method. `start`: the adapter that the training started from; None: the base, which is the reference then."""
 
+    may_be_interrupted = True
+
     def __init__(
         self,
         rows: Rows[PromptTokens],
@@ -84,10 +86,6 @@ class Reinforcement:
     @property
     def num_updates(self) -> int:
         return self._plan.updates_per_batch or 1
-
-    @property
-    def may_be_interrupted(self) -> bool:
-        return True
 
     def rows_of_step(self, step: int) -> list[PromptTokens]:
         return self._rows.of_step(step)
@@ -201,7 +199,8 @@ class Reinforcement:
         losses_K = policy_gradient_losses(logprobs_K, old_K, advantages_K, CLIP_LOW, CLIP_HIGH)
         losses_K = losses_K * sampling_weights(old_K, sampled_K, MAX_SAMPLING_WEIGHT)
         if self._plan.kl_coefficient:
-            losses_K = losses_K + self._plan.kl_coefficient * kl_estimates(logprobs_K, batch.reference_logprobs[number])
+            estimates_K = kl_estimates(logprobs_K, old_K, batch.reference_logprobs[number])
+            losses_K = losses_K + self._plan.kl_coefficient * estimates_K
         return losses_K.sum()
 
     def _per_token(self, batch: Sequence[Answers]) -> tuple[Tensor, Tensor]:

@@ -20,18 +20,13 @@ from caesura.training.rows import Rows
 class Supervised:
     """A method. Nothing here changes from step to step."""
 
+    num_updates = 1
+    may_be_interrupted = False
+
     def __init__(self, rows: Rows[Example], plan: Plan) -> None:
         self._rows = rows
         self._micro_batch_tokens = plan.micro_batch_tokens
         self._device = torch.device(plan.device)
-
-    @property
-    def num_updates(self) -> int:
-        return 1
-
-    @property
-    def may_be_interrupted(self) -> bool:
-        return False
 
     def rows_of_step(self, step: int) -> list[Example]:
         return self._rows.of_step(step)

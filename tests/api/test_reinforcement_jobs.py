@@ -8,7 +8,6 @@ from typing import Any, cast
 import httpx
 import openai
 import pytest
-from openai.types.fine_tuning import StringCheckGraderParam  # noqa: F401  (the types that users import)
 from openai.types.fine_tuning.job_create_params import Method
 
 from caesura.jobs import Status

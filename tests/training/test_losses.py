@@ -94,9 +94,17 @@ def test_a_tokens_ratio_is_clipped_where_it_went_far_enough(ratio: float, advant
 
 
 def test_a_kl_estimate_is_0_where_the_two_agree_and_positive_elsewhere() -> None:
-    estimates = kl_estimates(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -2.0, -0.5]))
+    now = torch.tensor([-1.0, -1.0, -1.0])
+
+    estimates = kl_estimates(now, now, torch.tensor([-1.0, -2.0, -0.5]))
 
     assert estimates.tolist() == pytest.approx([0.0, math.exp(-1) + 1 - 1, math.exp(0.5) - 0.5 - 1], abs=1e-6)
+
+
+def test_a_kl_estimate_weighs_a_token_by_how_much_likelier_it_has_become() -> None:
+    (estimate,) = kl_estimates(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-2.0]))
+
+    assert estimate.item() == pytest.approx(math.exp(0.5) * math.exp(-1))
 
 
 def test_what_the_sampler_drew_too_rarely_weighs_more_up_to_a_bound() -> None:

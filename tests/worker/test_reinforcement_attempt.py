@@ -205,3 +205,94 @@ def test_a_step_times_its_parts_and_they_add_up(world: World, make_job: MakeJob)
         whole = parts.pop("full_iteration")
         assert sum(parts.values()) == pytest.approx(whole, rel=1e-3)
         assert (parts["eval"] > 0) == (data["step"] % 2 == 0)
+
+
+def rewarded(monkeypatch: pytest.MonkeyPatch, valid: list[float]) -> None:
+    """Have the validations come to these rewards, one after the other; answers of training differ as they do."""
+    original = StringCheckGrader.score
+    counts = Counter[str]()
+
+    async def score(grader: StringCheckGrader, observation: Observation) -> Score:
+        if not observation.item.get("is_valid"):
+            return await original(grader, observation)
+        row = str(observation.item["messages"])
+        counts[row] += 1
+        return Score(valid[counts[row] - 1])
+
+    monkeypatch.setattr(StringCheckGrader, "score", score)
+
+
+@pytest.mark.parametrize(("keep_best", "step"), [(True, 4), (False, NUM_STEPS)])
+def test_the_final_model_is_the_last_or_the_best_where_the_job_asks_for_it(
+    world: World,
+    training: Rows,
+    validation: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    keep_best: bool,
+    step: int,
+) -> None:
+    rewarded(monkeypatch, [0.1, 0.9, 0.2, 0.3, 0.4])
+    rows = [{**row, "is_valid": True} for row in to_prompts(validation)]
+    job = world.run(
+        create(
+            world,
+            to_prompts(training),
+            rows,
+            method="reinforcement",
+            body={**REINFORCEMENT, "keep_best": keep_best},
+            **FEW_SHORT_ANSWERS,
+        )
+    )
+
+    models, _ = world.store.models.list_of_job(job.id, after=None, limit=10)
+    by_step = {model.step: model for model in models if model.name != job.model_name}
+    assert sorted(by_step) == [4, 6, 8]
+    final = world.store.models.find(job.model_name)
+    assert final is not None
+    assert final.step == step
+    assert (final.adapter == by_step[4].adapter) == keep_best
+
+
+def test_every_answer_to_a_validation_prompt_is_its_own(world: World, training: Rows, validation: Rows) -> None:
+    values = {**FEW_SHORT_ANSWERS, "eval_samples": 3, "eval_interval": 100, "n_epochs": 1}
+    job = world.create_job(
+        to_prompts(training),
+        to_prompts(validation),
+        method="reinforcement",
+        body=REINFORCEMENT,
+        batch_size=4,
+        **values,
+    )
+    world.run(job)
+
+    valid = [rollout for rollout in list_rollouts(world, job) if rollout["split"] == "valid"]
+    assert Counter(rollout["sample_index"] for rollout in valid) == {0: 10, 1: 10, 2: 10}
+    assert {rollout["step"] for rollout in valid} == {5}
+    texts = [tuple(one["output"][0]["content"] for one in valid if one["line"] == line) for line in range(1, 11)]
+    assert any(len(set(of_one)) > 1 for of_one in texts)
+
+
+def test_a_prompt_without_room_for_an_answer_is_told_and_left_out(
+    world: World, training: Rows, validation: Rows
+) -> None:
+    rows = to_prompts(training)
+    rows[3] = {"messages": [{"role": "user", "content": "word " * 600}], "answer": "x"}
+    job = world.run(
+        create(world, rows, to_prompts(validation), method="reinforcement", body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
+    )
+
+    assert job.status is Status.SUCCEEDED
+    assert (
+        "1 row(s) of the training file have no room for an answer within the context of 512 tokens and teach nothing: "
+        "lines 4"
+    ) in world.messages(job)
+    assert 4 not in {rollout["line"] for rollout in list_rollouts(world, job) if rollout["split"] == "train"}
+
+
+def test_where_no_prompt_leaves_room_the_job_fails(world: World, training: Rows, validation: Rows) -> None:
+    rows = [{"messages": [{"role": "user", "content": "word " * 600}], "answer": "x"}] * 10
+    job = world.run(create(world, rows, to_prompts(validation), method="reinforcement", body=REINFORCEMENT))
+
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert "Every row of the training file has no room for an answer" in job.error.message
