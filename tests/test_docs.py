@@ -17,16 +17,18 @@ import caesura.api
 from caesura.api import explain
 from caesura.api.front import OPEN_PATHS
 from caesura.data.preferences import PreferenceRow, parse_preferences
+from caesura.data.prompts import PromptRow, parse_prompts
 from caesura.data.rows import Row, parse_rows
 from caesura.jobs import Status, Told
 from caesura.schema.chat import CreateChatCompletion
 from caesura.schema.completions import CreateCompletion
 from caesura.schema.embeddings import CreateEmbeddings
-from caesura.schema.jobs import CreateJob
+from caesura.schema.jobs import CreateJob, ReinforcementHyperparameters, ReinforcementMethod
 from caesura.schema.responses import CreateResponse
+from caesura.schema.rollouts import Rollout
 from caesura.settings import ENV_PREFIX, OPENAI_MODELS, Settings, load_settings
 from caesura.training.hyperparameters import base_learning_rate
-from caesura.worker.results import COLUMNS
+from caesura.worker.results import COLUMNS, REWARD_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -183,6 +185,19 @@ def test_a_status_or_a_column_of_the_result_file_is_on_its_page(word: str) -> No
     assert re.search(rf"\b{word}\b", page("jobs.md"))
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *REWARD_COLUMNS,
+        *ReinforcementMethod.model_fields,
+        *ReinforcementHyperparameters.model_fields,
+        *(name for name in Rollout.model_fields if name not in ("id", "object", "created_at", "fine_tuning_job_id")),
+    ],
+)
+def test_what_reinforcement_takes_and_tells_is_on_its_page(word: str) -> None:
+    assert f"`{word}`" in page("reinforcement.md")
+
+
 # Examples and figures.
 
 
@@ -193,10 +208,11 @@ def test_the_python_on_a_page_compiles(path: Path) -> None:
 
 
 def test_the_rows_on_the_page_of_data_are_valid() -> None:
-    chats, pairs = blocks(page("data.md"), "jsonl")
+    chats, pairs, prompts = blocks(page("data.md"), "jsonl")
 
     assert all(isinstance(row, Row) for row in parse_rows(chats.encode().splitlines()))
     assert all(isinstance(row, PreferenceRow) for row in parse_preferences(pairs.encode().splitlines()))
+    assert all(isinstance(row, PromptRow) for row in parse_prompts(prompts.encode().splitlines()))
 
 
 def test_the_learning_rates_on_the_page_are_those_of_the_code() -> None:

@@ -8,8 +8,9 @@ above and a loss per token of the step (Yu et al. 2025, arXiv:2503.14476), and g
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 #: Bounds what a token weighs that the sampler found much less likely than the policy does.
 MAX_SAMPLING_WEIGHT = 2.0
 _KEPT = "reinforcement"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -130,7 +133,9 @@ class Reinforcement:
         self._collector.forget()
         train = [rollout for group in batch.groups for rollout in group.rollouts]
         valid = None if validated is None else [rollout for group in validated[0] for rollout in group.rollouts]
-        data = measure(train, valid, self._timing(batch, validated))
+        timing_s = self._timing(batch, validated)
+        logger.info("step %d/%d: %s", step, self._plan.num_steps, _spell(timing_s))
+        data = measure(train, valid, timing_s)
         data |= self._measure_groups(batch)
         failure = self._failures.see(train)
         warnings = self._alerts.see(step, data)
@@ -266,3 +271,10 @@ def _advantages(group: Group) -> list[float]:
         return [0.0] * len(group.compared)
     advantages_G = group_advantages(torch.tensor(group.rewards))
     return [advantage.item() for advantage in advantages_G]
+
+
+def _spell(timing_s: Mapping[str, float]) -> str:
+    """`4.1 s = sampling 62 % + grading 1 % + …`."""
+    whole_s = timing_s["full_iteration"]
+    shares = [f"{part} {part_s / whole_s:.0%}" for part, part_s in timing_s.items() if part != "full_iteration"]
+    return f"{whole_s:.1f} s = {' + '.join(shares)}"
