@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
+from benchmarks.contenders import Contender, Result, rate_bar, run_in_turn
 from benchmarks.limit import Limit
 from benchmarks.options import BATCH_SIZE, Options
 from benchmarks.pairs import make_pairs, write_pairs
 from benchmarks.processes import run_program, say
 from caesura.training.hyperparameters import PREFERENCE_RATE_SHARE, base_learning_rate
-
-Result = Mapping[str, float]
 
 COLUMNS = (
     "contender",
@@ -37,15 +35,6 @@ NUM_PAIRS = {"small": 64, "large": 16}
 _FLOAT32: dict[str, Any] = {"bf16": False}
 _BFLOAT16: dict[str, Any] = {"bf16": True}
 _LEAN: dict[str, Any] = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """`program` is run with `arguments` beside those that all share."""
-
-    name: str
-    program: str
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +91,28 @@ def _contenders(has_bfloat16: bool) -> tuple[Contender, list[Contender]]:
 def _measure(
     contenders: tuple[Contender, ...], folder: Path, size: str, num_parameters: int, options: Options
 ) -> dict[Contender, Result]:
-    """The median of each figure over the rounds; every round runs every contender once, with a seed of its own."""
-    measured: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
     num_pairs = 2 * BATCH_SIZE if options.quick else NUM_PAIRS[size]
     write_pairs(folder / "pairs.jsonl", make_pairs(num_pairs))
-    for seed in range(1, options.rounds + 1):
-        for contender in contenders:
-            shared = {
-                "model": str(folder / "model"),
-                "data": str(folder / "pairs.jsonl"),
-                "batch_size": BATCH_SIZE,
-                "num_epochs": NUM_EPOCHS,
-                "steps_per_epoch": num_pairs // BATCH_SIZE,
-                "threads": options.threads,
-                "seed": seed,
-                "learning_rate": base_learning_rate(num_parameters) * PREFERENCE_RATE_SHARE,
-            }
-            result = run_program(contender.program, {**shared, **contender.arguments})
-            say(f"{size}, round {seed}: {contender.name}: {result['tokens_s']:.0f} tok/s")
-            measured[contender].append(result)
-    learned = {result["num_learned"] for results in measured.values() for result in results}
+
+    def run(contender: Contender, seed: int) -> Result:
+        shared = {
+            "model": str(folder / "model"),
+            "data": str(folder / "pairs.jsonl"),
+            "batch_size": BATCH_SIZE,
+            "num_epochs": NUM_EPOCHS,
+            "steps_per_epoch": num_pairs // BATCH_SIZE,
+            "threads": options.threads,
+            "seed": seed,
+            "learning_rate": base_learning_rate(num_parameters) * PREFERENCE_RATE_SHARE,
+        }
+        result = run_program(contender.program, {**shared, **contender.arguments})
+        say(f"{size}, round {seed}: {contender.name}: {result['tokens_s']:.0f} tok/s")
+        return result
+
+    medians, results = run_in_turn(contenders, options.rounds, run)
+    learned = {result["num_learned"] for result in results}
     assert len(learned) == 1, f"the contenders do not compare the same tokens: {learned}"
-    return {
-        contender: {name: statistics.median(result[name] for result in results) for name in results[0]}
-        for contender, results in measured.items()
-    }
+    return medians
 
 
 def _row(contender: Contender, result: Result, defaults: Result) -> tuple[str, ...]:
@@ -165,17 +151,11 @@ def _explanation(size: str, any_result: Result, best: Contender, options: Option
 
 def _bars(bars: Bars, results: Mapping[Contender, Result], defaults: Contender, best: Contender) -> str:
     product = results[PRODUCT]
-    lines = [_rate_bar("TRL's defaults", product, results[defaults], bars.defaults)]
+    lines = [rate_bar("TRL's defaults", product, results[defaults], bars.defaults, "tok")]
     if bars.best is not None:
-        lines.append(_rate_bar("TRL's best settings", product, results[best], bars.best))
+        lines.append(rate_bar("TRL's best settings", product, results[best], bars.best, "tok"))
     least_mib = min(result["peak_mib"] for contender, result in results.items() if contender is not PRODUCT)
     lines.append(
         report.bar(f"no more memory than TRL's least ({least_mib:,.0f} MiB)", product["peak_mib"] <= least_mib)
     )
     return "\n".join(lines)
-
-
-def _rate_bar(of: str, product: Result, other: Result, least: float) -> str:
-    by_wall, by_cpu = (product[figure] / other[figure] for figure in ("tokens_s", "tokens_cpu_s"))
-    claim = f"at least {least:g} times {of} ({by_wall:.2f} times by tok/s, {by_cpu:.2f} by tok/CPU-s)"
-    return report.bar(claim, by_wall >= least)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
 from benchmarks.chats import make_text
+from benchmarks.contenders import Contender, Result, rate_bar, run_in_turn
 from benchmarks.limit import Limit
 from benchmarks.options import Options
 from benchmarks.processes import run_program, say
-
-Result = Mapping[str, float]
 
 COLUMNS = (
     "contender",
@@ -45,15 +42,6 @@ _LEAN: dict[str, Any] = {
     "per_device_train_batch_size": BATCH_SIZE * NUM_SAMPLES,
 }
 MIN_OF_DEFAULTS, MIN_OF_BEST = 2.5, 2.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """`program` is run with `arguments` beside those that all share."""
-
-    name: str
-    program: str
-    arguments: dict[str, Any]
 
 
 PRODUCT = Contender("Caesura", "reinforce_caesura", {"dtype": "auto"})
@@ -98,30 +86,26 @@ def _contenders(has_bfloat16: bool) -> tuple[Contender, list[Contender]]:
 
 
 def _measure(contenders: tuple[Contender, ...], folder: Path, size: str, options: Options) -> dict[Contender, Result]:
-    """The median of each figure over the rounds; every round runs every contender once, with a seed of its own."""
-    measured: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
     num_warmup, num_timed = (1, 2) if options.quick else STEPS[size]
     _write_prompts(folder / "prompts.jsonl", BATCH_SIZE * (num_warmup + num_timed + 1))
-    for seed in range(1, options.rounds + 1):
-        for contender in contenders:
-            shared = {
-                "model": str(folder / "model"),
-                "data": str(folder / "prompts.jsonl"),
-                "batch_size": BATCH_SIZE,
-                "num_samples": NUM_SAMPLES,
-                "num_tokens": NUM_TOKENS,
-                "num_warmup": num_warmup,
-                "num_timed": num_timed,
-                "threads": options.threads,
-                "seed": seed,
-            }
-            result = run_program(contender.program, {**shared, **contender.arguments})
-            say(f"{size}, round {seed}: {contender.name}: {result['tokens_s']:.1f} samples/s")
-            measured[contender].append(result)
-    return {
-        contender: {name: statistics.median(result[name] for result in results) for name in results[0]}
-        for contender, results in measured.items()
-    }
+
+    def run(contender: Contender, seed: int) -> Result:
+        shared = {
+            "model": str(folder / "model"),
+            "data": str(folder / "prompts.jsonl"),
+            "batch_size": BATCH_SIZE,
+            "num_samples": NUM_SAMPLES,
+            "num_tokens": NUM_TOKENS,
+            "num_warmup": num_warmup,
+            "num_timed": num_timed,
+            "threads": options.threads,
+            "seed": seed,
+        }
+        result = run_program(contender.program, {**shared, **contender.arguments})
+        say(f"{size}, round {seed}: {contender.name}: {result['tokens_s']:.1f} samples/s")
+        return result
+
+    return run_in_turn(contenders, options.rounds, run)[0]
 
 
 def _write_prompts(path: Path, num_rows: int) -> None:
@@ -160,13 +144,7 @@ def _explanation(size: str, best: Contender, options: Options) -> str:
 
 def _bars(results: Mapping[Contender, Result], defaults: Contender, best: Contender) -> str:
     lines = [
-        _rate_bar("TRL's defaults", results[PRODUCT], results[defaults], MIN_OF_DEFAULTS),
-        _rate_bar("TRL's best settings", results[PRODUCT], results[best], MIN_OF_BEST),
+        rate_bar("TRL's defaults", results[PRODUCT], results[defaults], MIN_OF_DEFAULTS, "samples"),
+        rate_bar("TRL's best settings", results[PRODUCT], results[best], MIN_OF_BEST, "samples"),
     ]
     return "\n".join(lines)
-
-
-def _rate_bar(of: str, product: Result, other: Result, least: float) -> str:
-    by_wall, by_cpu = (product[figure] / other[figure] for figure in ("tokens_s", "tokens_cpu_s"))
-    claim = f"at least {least:g} times {of} ({by_wall:.2f} times by samples/s, {by_cpu:.2f} by samples/CPU-s)"
-    return report.bar(claim, by_wall >= least)
