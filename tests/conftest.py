@@ -10,27 +10,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from caesura.settings import EMBEDDED_BASE_PATH
 
-#: What looks at the machine as a whole, or at a clock: these are run one after the other, whatever runs beside them.
-ONE_AFTER_THE_OTHER = (
-    "failure",
-    "executors",
-    "clients",
-    "graders",
-    "test_cli.py",
-    "test_examples.py",
-    "api/test_graders.py",
-    "api/test_graders_page.py",
-    "api/test_faulty_graders.py",
-)
+#: Where tests are run by several processes, those of a file stay together, and so do these, each group one after the
+#: other: attacks on a sandbox count the processes of a user, and whole servers need what cores there are.
+GROUPS = {
+    "sandbox": ("failure/sandbox", "graders/sandbox", "graders/test_python.py", "api/test_graders.py"),
+    "servers": ("failure", "executors", "clients", "test_cli.py", "test_examples.py"),
+}
 TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are run by several processes, those of a file stay together."""
     for item in items:
         path = item.path.relative_to(TESTS)
-        alone = any(path.is_relative_to(part) for part in ONE_AFTER_THE_OTHER)
-        item.add_marker(pytest.mark.xdist_group("machine" if alone else path.as_posix()))
+        groups = (name for name, parts in GROUPS.items() if any(path.is_relative_to(part) for part in parts))
+        item.add_marker(pytest.mark.xdist_group(next(groups, path.as_posix())))
 
 
 @pytest.fixture(autouse=True, scope="session")
