@@ -43,6 +43,7 @@ ENDPOINTS = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume",
     "GET /v1/fine_tuning/jobs/{job_id}/events",
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints",
+    "GET /v1/fine_tuning/jobs/{job_id}/rollouts",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "DELETE /v1/models/{name}",

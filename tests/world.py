@@ -104,7 +104,10 @@ class World:
         with self.storage.open(self.store.files.get(job.result_files[0]).blob) as results:
             return Outcome(
                 # How long something took is no part of what was computed.
-                [{**data, "timing": None} for data in self.store.jobs.list_metrics(job.id)],
+                [
+                    {name: value for name, value in data.items() if name != "timing"}
+                    for data in self.store.jobs.list_metrics(job.id)
+                ],
                 {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
                 results.read().decode(),
                 job.trained_tokens,

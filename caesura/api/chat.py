@@ -56,7 +56,7 @@ def _to_request(body: CreateChatCompletion, server: Server) -> tuple[str, ChatRe
         [_to_message(message) for message in body.messages],
         max_tokens=body.max_completion_tokens or body.max_tokens,
         top_logprobs=_top_logprobs(body),
-        json_schema=_json_schema(body.response_format),
+        json_schema=schema_of(body.response_format),
         **sampling_of(body),
         **tools_of(body),
     )
@@ -83,8 +83,8 @@ def _top_logprobs(body: CreateChatCompletion) -> int | None:
     return None
 
 
-def _json_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
-    """The schema of the answer; None: it is plain text."""
+def schema_of(format: ResponseFormat | None, param: str = "response_format") -> dict[str, Any] | None:
+    """The schema of the answer; None: it is plain text. Raises InvalidRequest where format and schema do not fit."""
     if format is None or format.type == "text":
         schema = None
     elif format.type == "json_object":
@@ -93,13 +93,13 @@ def _json_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
         return format.json_schema.schema_
     else:
         raise InvalidRequest(
-            "Missing required parameter: 'response_format.json_schema'.",
-            param="response_format.json_schema",
+            f"Missing required parameter: '{param}.json_schema'.",
+            param=f"{param}.json_schema",
             code="missing_required_parameter",
         )
     if format is not None and format.json_schema is not None:
         raise InvalidRequest(
-            "The 'response_format.json_schema' parameter is only allowed when 'response_format.type' is 'json_schema'.",
-            param="response_format.json_schema",
+            f"The '{param}.json_schema' parameter is only allowed when '{param}.type' is 'json_schema'.",
+            param=f"{param}.json_schema",
         )
     return schema

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.state import GraderTools, Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
@@ -114,8 +115,11 @@ def _check_reinforcement(body: CreateJob, method: Method, server: Server, tools:
     """Raises InvalidRequest for what a job of reinforcement needs and lacks, and for a grader or tools at fault."""
     param = "method.reinforcement"
     if method.reinforcement is None:
-        raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        raise InvalidRequest(
+            f"Missing required parameter: '{param}.grader'.", param=f"{param}.grader", code="missing_required_parameter"
+        )
     build_grader(method.reinforcement.grader, tools, f"{param}.grader")
+    schema_of(method.reinforcement.response_format, f"{param}.response_format")
     check_tool_servers(method.reinforcement.tools or (), server.settings.allowed_tool_hosts, f"{param}.tools")
     if body.validation_file is None:
         raise InvalidRequest(

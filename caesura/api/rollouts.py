@@ -13,7 +13,9 @@ from caesura.schema.rollouts import Rollout
 router = APIRouter(prefix="/fine_tuning/jobs")
 
 MAX_PAGE = 100
-Step = Annotated[int | None, Query(ge=1)]
+#: What the database takes for a step.
+MAX_STEP = 2**31 - 1
+Step = Annotated[int | None, Query(ge=1, le=MAX_STEP)]
 Split = Annotated[Literal["train", "valid"] | None, Query()]
 
 

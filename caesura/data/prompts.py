@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 from caesura.data.lines import PROMPTS, Place, Problem, is_dict, is_list, parse_lines
 from caesura.data.messages import read_messages, read_parallel_tool_calls, read_tools
+from caesura.schema.chat import ANY_OBJECT, ResponseFormat
 
 _ASKING_ROLES = ("user", "developer")
 
@@ -35,6 +38,13 @@ class PromptRow:
     tools: list[dict[str, Any]] | None
     item: dict[str, Any]
     response_format: dict[str, Any] | None = None
+
+    @property
+    def json_schema(self) -> dict[str, Any] | None:
+        """What its answers are held to; None: they are plain text."""
+        if self.response_format is None or self.response_format["type"] == "text":
+            return None
+        return self.response_format["json_schema"]["schema"] if "json_schema" in self.response_format else ANY_OBJECT
 
 
 def parse_prompts(lines: Iterable[bytes], needed: Sequence[Needed] = ()) -> Iterator[PromptRow | Problem]:
@@ -76,16 +86,22 @@ def _has(value: object, steps: Sequence[str | int]) -> bool:
 
 
 def _response_format(row: dict[str, Any], place: Place) -> dict[str, Any] | None:
-    value = row.get("response_format")
-    if value is None:
+    """As in Chat Completions; a row's own stands in the place of the job's."""
+    if "response_format" not in row:
         return None
-    kind = value.get("type") if is_dict(value) else None
-    schema = value.get("json_schema") if is_dict(value) else None
-    is_schema = kind == "json_schema" and is_dict(schema) and is_dict(schema.get("schema"))
-    if not is_schema and kind not in ("text", "json_object"):
-        place.fail(
-            " has a 'response_format' that is none",
-            'Write it as {"type": "json_schema", "json_schema": {"name": "...", "schema": {...}}}.',
-            "response_format",
-        )
-    return value if is_dict(value) else None
+    try:
+        format = ResponseFormat.model_validate(row["response_format"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        _refuse_format(": ".join([".".join(map(str, fault["loc"])), fault["msg"]]).removeprefix(": "), place)
+    if (format.type == "json_schema") != (format.json_schema is not None):
+        _refuse_format("'json_schema' belongs to the type 'json_schema'", place)
+    return format.model_dump(exclude_none=True, by_alias=True)
+
+
+def _refuse_format(reason: str, place: Place) -> NoReturn:
+    place.fail(
+        f" has a 'response_format' that is none: {reason}",
+        'Write it as {"type": "json_schema", "json_schema": {"name": "...", "schema": {...}}}.',
+        "response_format",
+    )

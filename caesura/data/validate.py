@@ -14,6 +14,8 @@ from caesura.jobs import JobError
 
 #: A training file needs this many rows; a validation file needs one.
 MIN_ROWS = 10
+#: OpenAI's limits for reinforcement: every row is answered many times, those for validation again and again.
+MAX_PROMPTS = {"training_file": 50_000, "validation_file": 1_000}
 #: A report keeps this many problems; the others are only counted.
 MAX_PROBLEMS = 100
 #: The message of a failed job names this many problems.
@@ -50,7 +52,7 @@ class Report:
     def error(self, param: str, file_id: str) -> JobError | None:
         """Why a job cannot take the file as its `param` ("training_file" or "validation_file"); None if it can.
 
-        A fault of format is told before a lack of rows.
+        A fault of format is told before a wrong number of rows.
         """
         if self.format != self.expected:
             return JobError(f"invalid_{param}", self._told_format(param, file_id), param)
@@ -60,6 +62,9 @@ class Report:
         if self.num_rows < needed:
             examples = "example" if needed == 1 else "examples"
             message = f"{kind} file has {self.num_rows} example(s), but must have at least {needed} {examples}"
+            return JobError("invalid_n_examples", message, param)
+        if self.expected == PROMPTS and self.num_rows > MAX_PROMPTS[param]:
+            message = f"{kind} file has {self.num_rows} example(s), but must have at most {MAX_PROMPTS[param]} examples"
             return JobError("invalid_n_examples", message, param)
         return None
 

@@ -131,13 +131,16 @@ class Attempts:
         return paused is not None
 
     def pause_itself(self, lease: Lease, state: TrainingState, warning: Telling) -> None:
-        """Commit the state and its checkpoint, say why, and pause though nobody asked for it."""
+        """Say why, commit the state and its checkpoint, and pause, whether or not somebody asked for it meanwhile."""
         with self._database.write() as connection:
-            _save(connection, _hold(connection, lease), state, Reason.PAUSE)
-            move(connection, lease.job_id, Status.PAUSING, _JOBS.status == Status.RUNNING)
-            moved = move(connection, lease.job_id, Status.PAUSED)
+            job = _hold(connection, lease)
+            tell(connection, job.id, warning)
+            if move(connection, job.id, Status.PAUSING, _JOBS.status == Status.RUNNING) is not None:
+                tell(connection, job.id, Telling(Told.PAUSING))
+            _save(connection, job, state, Reason.PAUSE)
+            moved = move(connection, job.id, Status.PAUSED)
             assert moved is not None  # the lease was held a moment ago, in this transaction
-            tell(connection, lease.job_id, warning, Telling(Told.PAUSED))
+            tell(connection, job.id, Telling(Told.PAUSED))
 
     def release(self, lease: Lease, state: TrainingState) -> None:
         """Commit the state and give the job back to the queue: its server is stopping."""

@@ -50,7 +50,9 @@ class Models:
 
         Raises InvalidRequest for a cursor that never existed.
         """
-        query = select(tables.models).where(_MODELS.job_id == job_id).order_by(_MODELS.step.desc())
+        # A final model that is a checkpoint again has that one's step, and stands before it.
+        newest_first = _MODELS.step.desc(), _MODELS.seq.desc()
+        query = select(tables.models).where(_MODELS.job_id == job_id).order_by(*newest_first)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         if after is not None:

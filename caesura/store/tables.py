@@ -139,8 +139,11 @@ rollouts = Table(
     Column("step", Integer, nullable=False),
     Column("split", String(8), nullable=False),
     Column("data", JSON, nullable=False),
+    # One for each way to choose, so that a page costs the same wherever in the job it lies.
     Index("rollouts_of_job", "job_id", "seq"),
-    Index("rollouts_of_step", "job_id", "step", "split", "seq"),
+    Index("rollouts_of_step", "job_id", "step", "seq"),
+    Index("rollouts_of_split", "job_id", "split", "seq"),
+    Index("rollouts_of_step_and_split", "job_id", "step", "split", "seq"),
     sqlite_autoincrement=True,
 )
 

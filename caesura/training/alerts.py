@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from caesura.graders.grade import Flag
 from caesura.training.rollouts import Rollout
 
 #: Above this share of groups in which all answers have one reward, most of the sampling is in vain.
 MAX_WITHOUT_SPREAD = 0.8
 #: Above this share of a step's answers with one kind of grader error, the rewards mean something else.
 MAX_ERROR_SHARE = 0.05
-#: Steps whose means are compared.
+#: Steps whose means are compared, and validations.
 NUM_STEPS = 5
+NUM_VALIDATIONS = 3
 #: Answers have drifted when they are so many times as long as at first, or so many times shorter.
 LENGTH_RATIO = 2.0
 #: Faults of the answer, not of the grader.
@@ -35,6 +37,7 @@ _FAILURES = ("python_grader_runtime_error", "other_error")
 class Alerts:
     """Fed with the data of each step; says what is new to say. A thing is told again once it had gone away."""
 
+    #: Of the first steps and of the last ones; of the others nothing is kept, however long the job.
     _lengths: list[float] = field(default_factory=list[float])
     _rewards: list[float] = field(default_factory=list[float])
     _validations: list[float] = field(default_factory=list[float])
@@ -47,6 +50,9 @@ class Alerts:
         self._rewards.append(data["train_mean_reward"])
         if "full_valid_mean_reward" in data:
             self._validations.append(data["full_valid_mean_reward"])
+        del self._lengths[NUM_STEPS:-NUM_STEPS]
+        del self._rewards[: -2 * NUM_STEPS]
+        del self._validations[:-NUM_VALIDATIONS]
         found = self._spread(data) | self._length() | self._errors(data) | self._overfit()
         new = [f"Step {step}: {words}" for kind, words in found.items() if kind not in self._standing]
         self._standing = list(found)
@@ -87,23 +93,19 @@ class Alerts:
         return {"length": words}
 
     def _errors(self, data: Mapping[str, Any]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for grader in data["errors"]["graders"]:
-            for key, share in grader.items():
-                kind = key.removeprefix("train_").removesuffix("_mean")
-                if key != f"train_{kind}_mean" or kind in _OF_ANSWERS or share <= MAX_ERROR_SHARE:
-                    continue
-                found[f"{grader['name']}:{kind}"] = (
-                    f"the grader '{grader['name']}' failed on {share:.0%} of the answers ({kind}), whose reward is 0. "
-                    "The rollouts of the step say how."
-                )
-        return found
+        shares = {kind: data["errors"][f"train_{kind}_mean"] for kind in get_args(Flag) if kind not in _OF_ANSWERS}
+        return {
+            kind: f"the grader failed on {share:.0%} of the answers ({kind}), and what fails counts as 0. The rollouts "
+            "of the step say how."
+            for kind, share in shares.items()
+            if share > MAX_ERROR_SHARE
+        }
 
     def _overfit(self) -> dict[str, str]:
-        if len(self._rewards) < 2 * NUM_STEPS or len(self._validations) < 3:
+        if len(self._rewards) < 2 * NUM_STEPS or len(self._validations) < NUM_VALIDATIONS:
             return {}
-        before, after = _mean(self._rewards[-2 * NUM_STEPS : -NUM_STEPS]), _mean(self._rewards[-NUM_STEPS:])
-        first, second, third = self._validations[-3:]
+        before, after = _mean(self._rewards[:NUM_STEPS]), _mean(self._rewards[NUM_STEPS:])
+        first, second, third = self._validations
         if after <= before or not first > second > third:
             return {}
         words = (

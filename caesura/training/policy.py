@@ -153,7 +153,7 @@ class Policy:
         return sorted(going_on, key=lambda episode: (episode.prompt.line, episode.sample_index))
 
     def _parameters(self, episode: _Episode) -> Parameters:
-        schema = (episode.prompt.row.response_format or {}).get("json_schema", {}).get("schema")
+        schema = episode.prompt.row.json_schema
         return Parameters(
             max_tokens=episode.budget(self._max_tokens),
             eos_token_ids=self._base.eos_token_ids,

@@ -1,6 +1,7 @@
 """The numbers of a step of reinforcement, under the names that OpenAI's service gives them. Pure.
 
-`_mean` is per answer, `_count` the sum over the answers. Where one number has two names, both are told.
+`_mean` is per answer, `_count` the sum over the answers. Where one number has two names, both are told. An answer that
+was cut off or is empty is one, too: no grader saw it, and all that graders say of it is 0.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ def measure(train: Sequence[Rollout], valid: Sequence[Rollout] | None, timing_s:
         }
     names = {"train": "train_mean_reward", "valid": "full_valid_mean_reward"}
     rewards = {f"{side}_reward_mean": data[names[side]] for side in sides}
+    nums = {side: len(rollouts) for side, rollouts in sides.items()}
+    whole = {side: [_grade(rollout) for rollout in rollouts] for side, rollouts in sides.items()}
     graders = _by_grader(sides)
     return {
         **data,
         **rewards,
-        "scores": {**rewards, "graders": [_scores(grader) for grader in graders]},
-        "usage": {"graders": [_usage(grader) for grader in graders], "samples": _usage_of_samples(sides)},
-        "errors": {"graders": [_errors(grader) for grader in graders]},
+        "scores": {**rewards, "graders": [_scores(grader, nums) for grader in graders]},
+        "usage": {"graders": [_usage(grader, nums) for grader in graders], "samples": _usage_of_samples(sides)},
+        "errors": {
+            **_count_faults(whole, nums),
+            "graders": [grader.told(**_count_faults(grader.grades, nums)) for grader in graders],
+        },
         "timing": {"step": dict(timing_s), "graders": [_latency(grader) for grader in graders]},
         "model_graders_token_usage": _usage_of_models(sides),
     }
@@ -62,8 +68,7 @@ def rollout_record(
     rollout: Rollout, step: int, split: str, messages: Sequence[Mapping[str, Any]], advantage: float | None
 ) -> dict[str, Any]:
     """The rollout as the API tells it. `messages`: its prompt; `advantage`: None where nothing is learned from it."""
-    grade = rollout.grade
-    assert grade is not None
+    grade = _grade(rollout)
     return {
         "step": step,
         "split": split,
@@ -103,8 +108,7 @@ def _by_grader(sides: Sides) -> list[_Grader]:
     found: dict[str, _Grader] = {}
     for side, rollouts in sides.items():
         for rollout in rollouts:
-            assert rollout.grade is not None
-            for name, grade in _single_grades(rollout.grade):
+            for name, grade in _single_grades(_grade(rollout)):
                 grader = found.setdefault(name, _Grader(grade.name, grade.type))
                 grader.grades.setdefault(side, []).append(grade)
     for grader in found.values():
@@ -120,30 +124,34 @@ def _single_grades(grade: Grade) -> Iterator[tuple[str, Grade]]:
         yield grade.name, grade
 
 
-def _scores(grader: _Grader) -> dict[str, Any]:
-    means = {f"{side}_reward_mean": _mean([one.reward for one in grades]) for side, grades in grader.grades.items()}
+def _scores(grader: _Grader, nums: Mapping[str, int]) -> dict[str, Any]:
+    means = {
+        f"{side}_reward_mean": _ratio(sum(one.reward for one in grades), nums[side])
+        for side, grades in grader.grades.items()
+    }
     return grader.told(**means)
 
 
-def _usage(grader: _Grader) -> dict[str, Any]:
+def _usage(grader: _Grader, nums: Mapping[str, int]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for side, grades in grader.grades.items():
         for kind in ("prompt_tokens", "completion_tokens"):
             counts = [sum(getattr(usage, kind) for usage in grade.score.usage.values()) for grade in grades]
-            told |= {f"{side}_{kind}_mean": _mean(counts), f"{side}_{kind}_count": sum(counts)}
+            told |= {f"{side}_{kind}_mean": _ratio(sum(counts), nums[side]), f"{side}_{kind}_count": sum(counts)}
     return grader.told(model=next(iter(grader.models()), None), **told)
 
 
-def _errors(grader: _Grader) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for side, grades in grader.grades.items():
+def _count_faults(grades: Mapping[str, Sequence[Grade]], nums: Mapping[str, int]) -> dict[str, float]:
+    told: dict[str, float] = {}
+    for side, of_side in grades.items():
         for flag in get_args(Flag):
-            count = sum(flag in grade.score.faults for grade in grades)
-            told |= {f"{side}_{flag}_mean": count / max(1, len(grades)), f"{side}_{flag}_count": count}
-    return grader.told(**told)
+            count = sum(flag in grade.score.faults for grade in of_side)
+            told |= {f"{side}_{flag}_mean": _ratio(count, nums[side]), f"{side}_{flag}_count": count}
+    return told
 
 
 def _latency(grader: _Grader) -> dict[str, Any]:
+    """Per grade, not per answer."""
     return grader.told(
         **{
             f"{side}_execution_latency_mean": _mean([grade.execution_time_s for grade in grades])
@@ -165,8 +173,7 @@ def _usage_of_models(sides: Sides) -> dict[str, Any]:
     for side, rollouts in sides.items():
         prefix = "eval" if side == "valid" else side
         for rollout in rollouts:
-            assert rollout.grade is not None
-            for model, usage in rollout.grade.score.usage.items():
+            for model, usage in _grade(rollout).score.usage.items():
                 counts = told.setdefault(model, {})
                 for kind in _TOKENS:
                     name = f"{prefix}_{kind}"
@@ -178,8 +185,13 @@ def _tokens(usage: TokenUsage) -> dict[str, int]:
     return {kind: getattr(usage, kind) for kind in (*_TOKENS, "total_tokens")}
 
 
+def _grade(rollout: Rollout) -> Grade:
+    assert rollout.grade is not None
+    return rollout.grade
+
+
 def _has_flag(flag: Flag) -> Callable[[Rollout], bool]:
-    return lambda rollout: rollout.grade is not None and flag in rollout.grade.score.faults
+    return lambda rollout: flag in _grade(rollout).score.faults
 
 
 def _is_unresponsive(rollout: Rollout) -> bool:
@@ -191,4 +203,9 @@ def _share(rollouts: Sequence[Rollout], holds: Callable[[Rollout], bool]) -> flo
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return _ratio(sum(values), len(values))
+
+
+def _ratio(total: float, num: int) -> float:
+    """`total` of each of `num`; 0 where there is none."""
+    return total / num if num else 0.0

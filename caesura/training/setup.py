@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from caesura.data.render import Tokenizer, pin_date, render_row
 from caesura.data.rows import Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.graders.tool_servers import ToolServers
+from caesura.inference.grammar import build_constraint
 from caesura.inference.tools import find_format
 from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
@@ -149,9 +151,13 @@ def _set_up_reinforcement(
     assert plan.reasoning_effort is not None
     assert plan.sampled_together is not None
     default_format: dict[str, Any] | None = job.method["reinforcement"].get("response_format")
+    checked: set[str] = set()
 
     def render(row: PromptRow, tokenizer: Tokenizer, max_tokens: int) -> PromptTokens:
+        is_own = row.response_format is not None
         row = replace(row, response_format=row.response_format or default_format)
+        if row.json_schema is not None:
+            _check_schema(base, row, is_own, checked)
         return render_prompt(row, tokenizer, max_tokens, plan.reasoning_effort or "default")
 
     renderer = Renderer(base, render, lacking="no room for an answer")
@@ -160,6 +166,22 @@ def _set_up_reinforcement(
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
     method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
     return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+
+
+def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -> None:
+    """Raises InvalidRequest where answers cannot be held to the row's schema, or to the job's. `checked`: those that
+    were looked at before."""
+    assert row.json_schema is not None
+    text = json.dumps(row.json_schema)
+    if text in checked:
+        return
+    checked.add(text)
+    try:
+        build_constraint(base, row.json_schema)
+    except InvalidRequest as error:
+        if is_own:
+            raise InvalidData(f"Example {row.line}: {error.message}") from error
+        raise InvalidRequest(error.message, param=f"method.reinforcement.{error.param}") from error
 
 
 def _build_policy(base: Base, plan: Plan, method: dict[str, Any], surroundings: Surroundings) -> Policy:

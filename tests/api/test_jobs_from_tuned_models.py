@@ -10,6 +10,8 @@ from caesura.store import Store
 from tests.api.job_shapes import JOB, post
 from tests.api.service import Service, assert_shape, error_of
 
+GRADER = {"type": "string_check", "name": "n", "input": "a", "reference": "{{ item.b }}", "operation": "eq"}
+
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
@@ -31,17 +33,22 @@ def adapter_of(store: Store, name: str) -> Artifact:
     return model.adapter
 
 
-@pytest.mark.parametrize("method", ["supervised", "dpo"])
+@pytest.mark.parametrize(
+    "method",
+    [{"type": "supervised"}, {"type": "dpo"}, {"type": "reinforcement", "reinforcement": {"grader": GRADER}}],
+    ids=lambda method: method["type"],
+)
 def test_a_tuned_model_is_tuned_on_under_its_own_name(service: Service, tuned: tuple[Job, Lease], method: Any) -> None:
     job, lease = tuned
     service.finish(lease, 2)
     jobs = service.client.fine_tuning.jobs
-    created = jobs.create(model=job.model_name, training_file=job.training_file, method={"type": method})
+    file = job.training_file
+    created = jobs.create(model=job.model_name, training_file=file, validation_file=file, method=method)
 
     assert created.model == jobs.retrieve(created.id).model == jobs.list().data[0].model == job.model_name
     assert service.messages(created.id) == [
         f"Created fine-tuning job: {created.id}",
-        f"Validating training file: {job.training_file}",
+        f"Validating training file: {file} and validation file: {file}",
     ]
     stored = service.store.jobs.get(created.id)
     assert (stored.base, stored.start_model) == ("other", job.model_name)

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.fine_tuning.job_create_params import Method
 
-from caesura.jobs import Status
+from caesura.settings import Settings
 from caesura.store.rows import Telling
 from tests.api.job_shapes import AUTO, post
 from tests.api.service import Service, error_of
@@ -23,6 +23,20 @@ CHECK = {
     "operation": "eq",
 }
 MULTI = {"type": "multi", "name": "half", "graders": {"exact": CHECK}, "calculate_output": "exact / 2"}
+MULTI_LIST = {**MULTI, "graders": [CHECK], "calculate_output": "exact_score"}
+MULTI_ONE = {**MULTI, "graders": CHECK, "calculate_output": "string_check_score"}
+FORMS = ["map", "list", "one"]
+JUDGE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "caesura-tiny",
+    "input": [
+        {"role": "developer", "content": "Grade."},
+        {"role": "user", "content": ["{{ item.answer }}", {"type": "input_text", "text": "{{ sample.output_text }}"}]},
+    ],
+    "range": [0, 5],
+    "pass_threshold": 5,
+}
 AUTO_RFT = AUTO | {
     "reasoning_effort": "default",
     "compute_multiplier": "auto",
@@ -33,7 +47,7 @@ PARAM = "method.reinforcement"
 
 
 def rft(grader: Any = CHECK, **more: Any) -> dict[str, Any]:
-    return {"method": {"type": "reinforcement", "reinforcement": {"grader": grader, **more}}}
+    return {"method": {"type": "reinforcement", "reinforcement": {"grader": grader} | more}}
 
 
 @pytest.fixture
@@ -41,7 +55,7 @@ def body(service: Service, good_body: dict[str, Any]) -> dict[str, Any]:
     return {**good_body, "validation_file": good_body["training_file"]}
 
 
-@pytest.mark.parametrize("grader", [CHECK, MULTI], ids=lambda grader: grader["type"])
+@pytest.mark.parametrize("grader", [CHECK, MULTI, MULTI_LIST, MULTI_ONE, JUDGE], ids=["check", *FORMS, "judge"])
 def test_a_new_job_tells_its_grader_as_it_came_and_every_hyperparameter(
     service: Service, body: dict[str, Any], grader: dict[str, Any]
 ) -> None:
@@ -68,7 +82,8 @@ def test_openais_client_reads_back_what_it_asked_for(service: Service, body: dic
     method = cast(Method, rft(MULTI, hyperparameters=hyperparameters)["method"])
     created = service.client.fine_tuning.jobs.create(**body, method=method)
 
-    for job in (created, service.client.fine_tuning.jobs.retrieve(created.id)):
+    jobs = service.client.fine_tuning.jobs
+    for job in (created, jobs.retrieve(created.id), jobs.list().data[0]):
         assert job.method is not None
         assert job.method.reinforcement is not None
         assert job.method.reinforcement.hyperparameters is not None
@@ -109,6 +124,12 @@ def test_what_openai_does_not_have_is_told_where_it_was_given(service: Service, 
         ({"on_grader_errors": "ignore"}, f"{PARAM}.on_grader_errors"),
         ({"max_episode_steps": 0}, f"{PARAM}.max_episode_steps"),
         ({"response_format": {"type": "xml"}}, f"{PARAM}.response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, f"{PARAM}.response_format.json_schema"),
+        ({"response_format": {"type": "text", "json_schema": {"name": "n"}}}, f"{PARAM}.response_format.json_schema"),
+        ({"grader": {"type": "string_check"}}, f"{PARAM}.grader.input"),
+        ({"grader": {**CHECK, "input": "{{ row.x }}"}}, f"{PARAM}.grader.input"),
+        ({"grader": {**MULTI, "calculate_output": "other"}}, f"{PARAM}.grader.calculate_output"),
+        ({"grader": {**JUDGE, "model": "o3-mini"}}, f"{PARAM}.grader.model"),
         ({"tools": [{"name": "f"}]}, f"{PARAM}.tools[0].server_url"),
         ({"tools": [{"name": "f", "server_url": "http://127.0.0.1:1/f"}]}, f"{PARAM}.tools[0].server_url"),
     ],
@@ -130,6 +151,39 @@ def test_without_a_validation_file_there_is_no_job(service: Service, good_body: 
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "validation_file"
     assert error_of(answer)["code"] == "missing_required_parameter"
+
+
+@pytest.mark.parametrize("method", [{}, {"reinforcement": None}, {"reinforcement": {}}], ids=str)
+def test_without_a_grader_there_is_no_job(service: Service, body: dict[str, Any], method: dict[str, Any]) -> None:
+    answer = post(service, {**body, "method": {"type": "reinforcement", **method}})
+
+    assert answer.status_code == 400
+    assert error_of(answer)["message"] == "Missing required parameter: 'method.reinforcement.grader'."
+    assert error_of(answer)["param"] == "method.reinforcement.grader"
+    assert error_of(answer)["code"] == "missing_required_parameter"
+
+
+class TestWithAllowedTools:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"allowed_tool_hosts": ["tools.test"]})
+
+    def test_tools_of_an_allowed_host_are_told_back(self, service: Service, body: dict[str, Any]) -> None:
+        tools = [{"name": "look_up", "server_url": "https://tools.test/look_up", "headers": {"x-team": "blue"}}]
+
+        answer = post(service, {**body, **rft(tools=tools, max_episode_steps=3)})
+
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["method"]["reinforcement"]["tools"] == tools
+        assert answer.json()["method"]["reinforcement"]["max_episode_steps"] == 3
+
+    def test_two_tools_of_one_name_are_refused(self, service: Service, body: dict[str, Any]) -> None:
+        tool = {"name": "look_up", "server_url": "https://tools.test/look_up"}
+
+        answer = post(service, {**body, **rft(tools=[tool, tool])})
+
+        assert answer.status_code == 400
+        assert error_of(answer)["param"].startswith(f"{PARAM}.tools[1]")
 
 
 def upload(service: Service, rows: list[dict[str, Any]]) -> str:
@@ -303,8 +357,3 @@ def test_a_faulty_query_is_a_400_that_names_it(
 def test_a_job_that_does_not_exist_has_none(service: Service) -> None:
     with pytest.raises(openai.NotFoundError):
         service.client.get("/fine_tuning/jobs/ftjob-x/rollouts", cast_to=object)
-
-
-def test_the_three_best_validated_checkpoints_stay(service: Service, body: dict[str, Any]) -> None:
-    created = post(service, {**body, **rft()}).json()["id"]
-    assert service.server.store.jobs.get(created).status is Status.VALIDATING_FILES

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from caesura.data.prompts import Needed, PromptRow, parse_prompts
 from caesura.data.validate import validate
 
 ASKED = [{"role": "user", "content": "1 + 1?"}]
+SCHEMA = {"name": "n", "schema": {"const": None}}
+DEEP = {"name": "n", "schema": reduce(lambda inner, _: {"not": inner}, range(100), {})}
 
 
 def parse(*rows: Any, needed: tuple[Needed, ...] = ()) -> list[PromptRow | Problem]:
@@ -62,6 +65,10 @@ def test_a_last_message_that_does_not_ask_is_told_with_what_to_do(role: str) -> 
         ({"messages": ASKED, "tools": 5}, "has 'tools' that are not a list"),
         ({"messages": ASKED, "response_format": "json"}, "has a 'response_format' that is none"),
         ({"messages": ASKED, "response_format": {"type": "json_schema"}}, "has a 'response_format' that is none"),
+        ({"messages": ASKED, "response_format": {"type": "text", "json_schema": SCHEMA}}, "belongs to the type"),
+        ({"messages": ASKED, "response_format": {"type": "json_schema", "json_schema": {}}}, "json_schema.name: "),
+        ({"messages": ASKED, "response_format": {"type": "json_schema", "json_schema": DEEP}}, "nested 100 deep"),
+        ({"messages": ASKED, "parallel_tool_calls": "no"}, "has a 'parallel_tool_calls' that is not a boolean"),
     ],
 )
 def test_a_faulty_row_is_told(row: Any, words: str) -> None:
@@ -100,6 +107,29 @@ def test_a_response_format_of_a_row_is_kept() -> None:
 
     assert isinstance(parsed, PromptRow)
     assert parsed.response_format == wanted
+
+
+@pytest.mark.parametrize(
+    ("format", "schema"),
+    [
+        (None, None),
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": SCHEMA}, SCHEMA["schema"]),
+    ],
+)
+def test_answers_are_held_to_what_the_format_means(format: Any, schema: Any) -> None:
+    (parsed,) = parse({"messages": ASKED, "response_format": format})
+
+    assert isinstance(parsed, PromptRow)
+    assert parsed.json_schema == schema
+
+
+def test_the_older_functions_are_tools() -> None:
+    (parsed,) = parse({"messages": ASKED, "functions": [{"name": "f"}]})
+
+    assert isinstance(parsed, PromptRow)
+    assert parsed.tools == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_a_file_of_prompts_given_to_another_method_is_told_and_the_other_way_round() -> None:

@@ -7,6 +7,7 @@ from itertools import chain
 
 import pytest
 
+from caesura.data.prompts import Needed
 from caesura.data.validate import HEAD_BYTES, check_upload, validate
 from caesura.jobs import JobError
 
@@ -18,7 +19,8 @@ PAIR = json.dumps(
         "non_preferred_output": [{"role": "assistant", "content": "What?"}],
     }
 ).encode()
-GOOD_LINES = {"supervised": GOOD, "dpo": PAIR}
+PROMPT = b'{"messages": [{"role": "user", "content": "1 + 1?"}], "answer": "2"}'
+GOOD_LINES = {"supervised": GOOD, "dpo": PAIR, "reinforcement": PROMPT}
 NO_ROLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"content": "Hello"}]}'
 NOT_JSONL = "Invalid file format. Expected file to have JSONL format, where every line is a JSON dictionary."
 
@@ -44,6 +46,27 @@ def test_a_validation_file_needs_one_row() -> None:
     assert validate([], "dpo").error("validation_file", "file-a") == JobError(
         "invalid_n_examples", "Validation file has 0 example(s), but must have at least 1 example", "validation_file"
     )
+
+
+@pytest.mark.parametrize(
+    ("param", "kind", "limit"), [("training_file", "Training", 50_000), ("validation_file", "Validation", 1_000)]
+)
+def test_files_of_prompts_have_a_limit_and_no_others(param: str, kind: str, limit: int) -> None:
+    assert validate([PROMPT] * limit, "reinforcement").error(param, "file-a") is None
+    assert validate([PROMPT] * (limit + 1), "reinforcement").error(param, "file-a") == JobError(
+        "invalid_n_examples", f"{kind} file has {limit + 1} example(s), but must have at most {limit} examples", param
+    )
+    assert validate([GOOD] * (limit + 1), "supervised").error(param, "file-a") is None
+
+
+def test_a_row_without_what_is_needed_is_a_problem_with_its_line() -> None:
+    needed = [Needed(("answer",), "item.answer")]
+    error = validate([PROMPT, b'{"messages": [{"role": "user", "content": "?"}]}'] * 5, "reinforcement", needed).error(
+        "training_file", "file-a"
+    )
+    assert error is not None
+    assert "Example 2 has no 'answer', which the grader names as '{{ item.answer }}'." in error.message
+    assert error.message.endswith("To mend the first: Add it to the line, or take it out of the grader.")
 
 
 def test_one_faulty_row_fails_the_file_in_the_services_words_with_a_remedy() -> None:
@@ -75,8 +98,12 @@ def test_a_fault_of_format_is_told_before_a_lack_of_rows() -> None:
     assert error.code == "invalid_training_file"
 
 
-#: From each training method to the other one, and OpenAI's name for the format of its files.
-OTHERS = {"supervised": ("dpo", "fine-tune-preference"), "dpo": ("supervised", "fine-tune-chat")}
+#: From each training method to another one, and OpenAI's name for the format of its files. (Prompts look like chats.)
+OTHERS = {
+    "supervised": ("dpo", "fine-tune-preference"),
+    "dpo": ("supervised", "fine-tune-chat"),
+    "reinforcement": ("dpo", "fine-tune-preference"),
+}
 
 
 @pytest.mark.parametrize("kind", ["training", "validation"])
@@ -109,7 +136,11 @@ def test_of_a_file_for_another_method_no_more_is_read_than_its_first_row(method:
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_a_faulty_row_has_its_files_format_all_the_same(method: str) -> None:
-    faulty = {"supervised": b'{"messages": []}', "dpo": b'{"input": {}, "preferred_output": []}'}
+    faulty = {
+        "supervised": b'{"messages": []}',
+        "dpo": b'{"input": {}, "preferred_output": []}',
+        "reinforcement": GOOD,
+    }
     for first_line in (GOOD_LINES[method], faulty[method]):
         error = validate([first_line] + [GOOD_LINES[OTHERS[method][0]]] * 10, method).error("training_file", "file-a")
         assert error is not None

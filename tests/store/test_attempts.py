@@ -26,9 +26,12 @@ WRITES: dict[str, Callable[[Store, Lease], object]] = {
     "status": lambda store, lease: store.attempts.status(lease),
     "set_plan": lambda store, lease: store.attempts.set_plan(lease, {"n_epochs": 1}),
     "tell": lambda store, lease: store.attempts.tell(lease, Telling("hello")),
-    "record_steps": lambda store, lease: store.attempts.record_steps(lease, 7, [step_telling(7)], 0),
+    "record_steps": lambda store, lease: store.attempts.record_steps(
+        lease, 7, [step_telling(7)], 0, [{"step": 7, "split": "train"}]
+    ),
     "save": lambda store, lease: store.attempts.save(lease, make_state(7), Reason.EPOCH),
     "pause": lambda store, lease: store.attempts.pause(lease, make_state(7)),
+    "pause_itself": lambda store, lease: store.attempts.pause_itself(lease, make_state(7), Telling("enough")),
     "release": lambda store, lease: store.attempts.release(lease, make_state(7)),
     "finish": finish,
     "fail": lambda store, lease: store.attempts.fail(lease, JobError("server_error", "late")),
@@ -66,7 +69,9 @@ def test_a_worker_whose_job_was_cancelled_can_write_nothing(
 
 def _everything(store: Store, job: Job) -> object:
     files, _ = store.files.list(purpose=None, after=None, limit=100, descending=False)
-    return store.jobs.get(job.id), messages(store, job), store.jobs.list_states(job.id), store.models.list(), files
+    rollouts, _ = store.rollouts.list(job.id, limit=100)
+    states, models = store.jobs.list_states(job.id), store.models.list()
+    return store.jobs.get(job.id), messages(store, job), states, models, files, rollouts
 
 
 def test_the_start_is_told_once_however_often_the_job_is_claimed(store: Store, make_job: MakeJob, claim: Claim) -> None:
@@ -277,6 +282,18 @@ def test_the_models_with_the_three_best_validation_rewards_are_kept_and_those_of
     assert [model.step for model in models] == [7, 6, 5, 3, 1]
 
 
+def test_of_two_models_with_the_best_reward_the_later_one_is_the_best(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    lease = claim(job := make_job())
+    for step, reward in ((1, 0.9), (2, 0.9), (3, 0.1)):
+        validated(store, lease, step, reward)
+
+    best = store.models.best_of_job(job.id)
+    assert best is not None
+    assert best.step == 2
+
+
 def test_a_final_model_may_be_a_checkpoint_again_and_its_blobs_stay(
     store: Store, make_job: MakeJob, claim: Claim
 ) -> None:
@@ -286,11 +303,16 @@ def test_a_final_model_may_be_a_checkpoint_again_and_its_blobs_stay(
     best = store.models.best_of_job(job.id)
     assert best is not None
     store.attempts.finish(lease, best.step, best.adapter, RESULTS, trained_tokens=1)
+    assert [model.name for model in store.models.list_of_job(job.id, after=None, limit=10)[0]] == [
+        job.model_name,
+        best.name,
+    ]
 
     store.models.delete(best.name)
 
     final = store.models.find(job.model_name)
     assert final is not None
+    assert final.metrics == {"step": 1, "full_valid_mean_reward": 0.9}
     assert set(final.adapter.blobs()) <= store.recovery.referenced_blobs()
 
 
@@ -312,24 +334,16 @@ def test_a_job_may_pause_itself_and_says_why(store: Store, make_job: MakeJob, cl
 
     paused = store.jobs.get(job.id)
     assert (paused.status, paused.worker) == (Status.PAUSED, None)
-    assert messages(store, job)[-3:] == [
-        f"Checkpoint created at step 5 with Snapshot ID: {job.checkpoint_name(5)}",
+    told = messages(store, job)[1:]
+    assert told.count("Pausing fine-tuning job") == 1
+    assert [words for words in told if words != "Pausing fine-tuning job"][-3:] == [
         "the grader failed",
+        f"Checkpoint created at step 5 with Snapshot ID: {job.checkpoint_name(5)}",
         "Fine-tuning job paused",
     ]
+    assert [state.step for state in store.jobs.list_states(job.id)] == [5]
+    events, _ = store.jobs.list_events(job.id, after=None, limit=100)
+    assert [event.level for event in events if event.message == "the grader failed"] == ["warn"]
     with pytest.raises(LeaseLost):
         store.attempts.status(lease)
     assert store.jobs.resume(job.id).status is Status.QUEUED
-
-
-def test_rollouts_are_written_with_their_step_and_once(store: Store, make_job: MakeJob, claim: Claim) -> None:
-    job = make_job()
-    lease = claim(job)
-    for _ in range(2):
-        rollouts = [{"step": 1, "split": "train", "line": line} for line in (3, 1)]
-        store.attempts.record_steps(lease, 1, [step_telling(1)], 0, rollouts)
-
-    records, has_more = store.rollouts.list(job.id, limit=10)
-    assert [record.data for record in records] == rollouts
-    assert not has_more
-    assert len({record.id for record in records}) == 2

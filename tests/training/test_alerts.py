@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -17,12 +17,12 @@ def data(
     valid: float | None = None,
     errors: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    grader = {"name": "g", "type": "python", **{f"train_{kind}_mean": share for kind, share in (errors or {}).items()}}
+    shares = {f"train_{kind}_mean": (errors or {}).get(kind, 0.0) for kind in get_args(Flag)}
     return {
         "completion_tokens_mean": length,
         "train_mean_reward": reward,
         "groups_without_spread_share": without_spread,
-        "errors": {"graders": [grader]},
+        "errors": {**shares, "graders": []},
         **({} if valid is None else {"full_valid_mean_reward": valid}),
     }
 
@@ -56,7 +56,7 @@ def test_a_grader_error_above_5_percent_is_told_by_its_kind() -> None:
     told = see_all(Alerts(), steps)
 
     assert [len(words) for words in told] == [0, 1, 1, 0]
-    assert "'g' failed on 6% of the answers (python_grader_runtime_error)" in told[1][0]
+    assert "Step 2: the grader failed on 6% of the answers (python_grader_runtime_error)" in told[1][0]
     assert "(other_error)" in told[2][0]
 
 
@@ -94,6 +94,22 @@ def test_alerts_that_were_captured_and_restored_tell_what_undisturbed_ones_tell(
 
     assert told == expected
     assert any(expected)
+
+
+def test_what_is_kept_of_a_job_does_not_grow_with_its_steps() -> None:
+    alerts = Alerts()
+    see_all(alerts, [data(length=10, valid=0.5)] * 20)
+    before = json.dumps(alerts.capture())
+    see_all(alerts, [data(length=10, valid=0.5)] * 200)
+
+    assert json.dumps(alerts.capture()) == before
+
+
+def test_answers_are_compared_with_the_first_ones_however_slowly_they_grew() -> None:
+    told = see_all(Alerts(), [data(length=length) for length in (*[10] * 5, *[15] * 40, *[20] * 5)])
+
+    assert [bool(words) for words in told] == [False] * 49 + [True]
+    assert "went from 10 to 20 tokens" in told[-1][0]
 
 
 def rollouts(*faults: tuple[Flag, str] | None) -> list[Rollout]:

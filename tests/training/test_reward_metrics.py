@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from caesura.graders.grade import Grade, Score, TokenUsage
 from caesura.training.reward_metrics import describe_step, measure, rollout_record
 from caesura.training.rollouts import Rollout
 
+PAGE = Path(__file__).parents[2] / "docs" / "reinforcement.md"
 TIMING = {"sampling": 1.0, "full_iteration": 2.0}
 
 
@@ -102,6 +104,49 @@ def test_errors_are_counted_by_kind() -> None:
     assert grader["name"] == "exact"
     assert (grader["train_other_error_count"], grader["train_other_error_mean"]) == (1, 0.25)
     assert (grader["train_python_grader_runtime_error_count"], grader["train_sample_parse_error_mean"]) == (0, 0.0)
+
+
+def test_a_formula_that_fails_and_answers_that_no_part_saw_are_told_of_the_whole() -> None:
+    part = {"exact": check(1.0)}
+    failed = Grade("both", "multi", Score(0.0, {"other_error": "division by zero"}, parts=part), 0.5)
+    cut_off = Grade("both", "multi", Score(0.0, {"truncated_observation_error": "cut"}), 0.5)
+
+    data = measure([rollout(failed), *[rollout(cut_off)] * 3], [rollout(cut_off)], TIMING)
+
+    errors = data["errors"]
+    assert (errors["train_other_error_mean"], errors["train_other_error_count"]) == (0.25, 1)
+    assert (errors["train_truncated_observation_error_mean"], errors["train_truncated_observation_error_count"]) == (
+        0.75,
+        3,
+    )
+    assert errors["valid_truncated_observation_error_mean"] == 1.0
+    assert errors["train_python_grader_runtime_error_mean"] == 0.0
+
+
+def test_means_of_a_part_are_per_answer_also_where_it_did_not_see_them_all() -> None:
+    seen = Grade("both", "multi", Score(1.0, parts={"judge": judge(1.0, 8, 4)}), 0.5)
+    failed = Grade(
+        "both",
+        "multi",
+        Score(0.0, parts={"judge": Grade("judge", "score_model", Score(0.0, {"other_error": "x"}), 0.5)}),
+        0.5,
+    )
+    cut_off = Grade("both", "multi", Score(0.0, {"truncated_observation_error": "cut"}), 0.5)
+
+    data = measure([rollout(seen), rollout(failed), *[rollout(cut_off)] * 2], None, TIMING)
+
+    assert data["scores"]["graders"][0]["train_reward_mean"] == data["train_mean_reward"] == 0.25
+    assert data["errors"]["graders"][0]["train_other_error_mean"] == 0.25
+    assert data["usage"]["graders"][0]["train_prompt_tokens_mean"] == 2.0
+    assert data["timing"]["graders"][0]["train_execution_latency_mean"] == 0.5  # of those that it did grade
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*measure([rollout(check(1.0))], [rollout(check(1.0))], TIMING), "groups_without_spread", "sampling_drift_mean"],
+)
+def test_a_key_of_the_steps_data_is_on_the_page(key: str) -> None:
+    assert f"`{key}`" in PAGE.read_text()
 
 
 def test_of_a_multi_grader_the_parts_are_told_and_the_tokens_of_models() -> None:

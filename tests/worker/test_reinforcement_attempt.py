@@ -296,3 +296,36 @@ def test_where_no_prompt_leaves_room_the_job_fails(world: World, training: Rows,
     assert job.status is Status.FAILED
     assert job.error is not None
     assert "Every row of the training file has no room for an answer" in job.error.message
+
+
+UNKNOWN_TYPE = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "letter"}}}
+
+
+def test_a_schema_that_nothing_can_be_held_to_fails_the_job_before_anything_is_sampled(
+    world: World, training: Rows, validation: Rows
+) -> None:
+    rows, others = to_prompts(training), to_prompts(validation)
+    own = [*others[:2], {**others[2], "response_format": UNKNOWN_TYPE}, *others[3:]]
+    body = {**REINFORCEMENT, "response_format": UNKNOWN_TYPE}
+    of_row = world.run(create(world, rows, own, method="reinforcement", body=REINFORCEMENT, **FEW_SHORT_ANSWERS))
+    of_job = world.run(create(world, rows, others, method="reinforcement", body=body, **FEW_SHORT_ANSWERS))
+
+    assert of_row.error is not None
+    assert (of_row.error.code, of_row.error.param) == ("invalid_validation_file", "validation_file")
+    assert "Example 3: Invalid schema for 'response_format'" in of_row.error.message
+    assert of_job.error is not None
+    assert of_job.error.param == "method.reinforcement.response_format.json_schema.schema"
+    assert list_rollouts(world, of_row) == list_rollouts(world, of_job) == []
+
+
+def test_answers_in_json_are_objects_where_the_job_or_the_row_asks_for_them(
+    world: World, training: Rows, validation: Rows
+) -> None:
+    rows = [{**row, "response_format": {"type": "json_object"}} for row in to_prompts(training)]
+    body = {name: value for name, value in REINFORCEMENT.items() if name != "response_format"}
+    values = {**FEW_SHORT_ANSWERS, "eval_interval": 100}
+    job = world.run(create(world, rows, to_prompts(validation), method="reinforcement", body=body, **values))
+
+    texts = [(one["split"], one["output"][0]["content"]) for one in list_rollouts(world, job)]
+    assert all(text.startswith("{") for split, text in texts if split == "train" and text)
+    assert not all(text.startswith("{") for split, text in texts if split == "valid" and text)

@@ -22,4 +22,6 @@ def upgrade() -> None:
     sqlite_autoincrement=True
     )
     op.create_index('rollouts_of_job', 'rollouts', ['job_id', 'seq'], unique=False)
-    op.create_index('rollouts_of_step', 'rollouts', ['job_id', 'step', 'split', 'seq'], unique=False)
+    op.create_index('rollouts_of_step', 'rollouts', ['job_id', 'step', 'seq'], unique=False)
+    op.create_index('rollouts_of_split', 'rollouts', ['job_id', 'split', 'seq'], unique=False)
+    op.create_index('rollouts_of_step_and_split', 'rollouts', ['job_id', 'step', 'split', 'seq'], unique=False)
