@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Query
@@ -31,7 +31,7 @@ class Server:
     #: How well this machine can jail the Python of graders.
     sandbox_level: Level
     #: With this key its own workers reach it (`access`).
-    worker_key: str
+    worker_key: str = field(repr=False)
     #: Unix seconds.
     started_at: int
 

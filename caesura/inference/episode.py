@@ -112,16 +112,13 @@ def _read_calls(text: str, tool_format: ToolFormat, names: Sequence[str], seed: 
     scanner = ToolScanner(tool_format, names)
     content, calls = "", list[dict[str, Any]]()
     for event in [*scanner.add(text), *scanner.finish()]:
-        match event:
-            case Said(said):
-                content += said
-            case CallBegun(number, name):
-                function = {"name": name, "arguments": ""}
-                calls.append({"id": _call_id(tool_format, seed, number), "type": "function", "function": function})
-            case CallArguments(number, arguments):
-                calls[number]["function"]["arguments"] += arguments
-            case _:
-                pass
+        if isinstance(event, Said):
+            content += event.text
+        elif isinstance(event, CallBegun):
+            function = {"name": event.name, "arguments": ""}
+            calls.append({"id": _call_id(tool_format, seed, event.call), "type": "function", "function": function})
+        elif isinstance(event, CallArguments):
+            calls[event.call]["function"]["arguments"] += event.text
     if not calls:
         return {"role": "assistant", "content": content}
     return {"role": "assistant", "content": content or None, "tool_calls": calls}

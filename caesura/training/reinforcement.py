@@ -53,7 +53,7 @@ class _Batch:
     old_logprobs: list[Tensor] = field(default_factory=list[Tensor])
     reference_logprobs: list[Tensor] = field(default_factory=list[Tensor])
     training_s: float = 0.0
-    #: Sum and maximum over the tokens of |log π - log π of the sampler|.
+    #: Sum over the tokens of |log π - log π of the sampler|, before anything is learned.
     drift: float = 0.0
 
 
@@ -187,6 +187,7 @@ class Reinforcement:
             logprobs_K = self._logprobs(model, answers)
             if is_first:
                 batch.old_logprobs.append(logprobs_K.detach())
+                batch.drift += (batch.old_logprobs[number] - self._per_token(answers)[1]).abs().sum().item()
             part = self._loss(logprobs_K, batch, number) / batch.num_tokens
             part.backward()
             loss += part.item()
@@ -198,9 +199,6 @@ class Reinforcement:
     def _loss(self, logprobs_K: Tensor, batch: _Batch, number: int) -> Tensor:
         answers, old_K = batch.passes[number], batch.old_logprobs[number]
         advantages_K, sampled_K = self._per_token(answers)
-        drift_K = (old_K - sampled_K).abs()
-        if len(batch.old_logprobs) == number + 1:  # the first update
-            batch.drift += drift_K.sum().item()
         losses_K = policy_gradient_losses(logprobs_K, old_K, advantages_K, CLIP_LOW, CLIP_HIGH)
         losses_K = losses_K * sampling_weights(old_K, sampled_K, MAX_SAMPLING_WEIGHT)
         if self._plan.kl_coefficient:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,7 +23,7 @@ class Scripted:
     """Answers by `then`, called with the number of the call, and counts who is in it."""
 
     then: Callable[[int], Score] = lambda _: Score(1.0)
-    gate: threading.Event | None = None
+    gate: asyncio.Event | None = None
     name: str = "scripted"
     type: str = "python"
     calls: int = 0
@@ -38,14 +38,16 @@ class Scripted:
         self.most_inside = max(self.most_inside, self.inside)
         self.entered.release()
         try:
-            while self.gate is not None and not self.gate.is_set():
-                await asyncio.sleep(0.001)
+            if self.gate is not None:
+                await self.gate.wait()
             return self.then(number)
         finally:
             self.inside -= 1
 
 
-def open_scripted(grader: Scripted, closed: threading.Event | None = None) -> Callable[[], object]:
+def open_scripted(
+    grader: Scripted, closed: threading.Event | None = None
+) -> Callable[[], AbstractAsyncContextManager[Grader]]:
     @asynccontextmanager
     async def open_grader() -> AsyncGenerator[Grader, None]:
         yield grader
@@ -57,7 +59,17 @@ def open_scripted(grader: Scripted, closed: threading.Event | None = None) -> Ca
 
 def grading_of(grader: Scripted, told: list[str] | None = None, closed: threading.Event | None = None) -> Grading:
     words = [] if told is None else told
-    return Grading(open_scripted(grader, closed), words.append)  # type: ignore[arg-type]
+    return Grading(open_scripted(grader, closed), words.append)
+
+
+def open_gate(running: Grading, grader: Scripted) -> None:
+    """In the loop, to which an event of it belongs."""
+
+    async def open_it() -> None:
+        assert grader.gate is not None
+        grader.gate.set()
+
+    running.run(open_it()).result(PATIENCE_S)
 
 
 ANSWER = observe_text("42", {})
@@ -68,13 +80,12 @@ def unreachable(number: int) -> Score:
 
 
 def test_no_more_are_graded_at_a_time_than_allowed() -> None:
-    grader = Scripted(gate=threading.Event())
+    grader = Scripted(gate=asyncio.Event())
     with grading_of(grader) as running:
         futures = [running.submit(ANSWER) for _ in range(3 * grading.MAX_CONCURRENT_GRADES)]
         for _ in range(grading.MAX_CONCURRENT_GRADES):
             assert grader.entered.acquire(timeout=PATIENCE_S)
-        assert grader.gate is not None
-        grader.gate.set()
+        open_gate(running, grader)
 
         assert [future.result(PATIENCE_S).reward for future in futures] == [1.0] * len(futures)
     assert grader.most_inside == grading.MAX_CONCURRENT_GRADES
@@ -107,18 +118,19 @@ def test_what_is_a_grade_all_the_same_is_not_asked_for_again() -> None:
 
 def test_to_cancel_breaks_off_what_runs_what_waits_and_what_waits_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grading, "RETRY_S", (1000.0, 1000.0))
-    hanging = Scripted(gate=threading.Event())
-    with grading_of(hanging) as running:
+    is_told = threading.Event()
+    hanging = Scripted(gate=asyncio.Event())
+    with Grading(open_scripted(hanging), lambda _: is_told.set()) as running:
         futures = [running.submit(ANSWER) for _ in range(grading.MAX_CONCURRENT_GRADES + 1)]
         assert hanging.entered.acquire(timeout=PATIENCE_S)
         running.cancel()
         for future in futures:
             with pytest.raises(CancelledError):
                 future.result(PATIENCE_S)
-        assert hanging.gate is not None
-        hanging.gate.set()
+        open_gate(running, hanging)
         hanging.then = unreachable
         waiting = running.submit(ANSWER)
+        assert is_told.wait(PATIENCE_S)  # that it waits for the model
         hanging.then = lambda _: Score(1.0)
         running.cancel()
         with pytest.raises(CancelledError):
@@ -128,7 +140,7 @@ def test_to_cancel_breaks_off_what_runs_what_waits_and_what_waits_for_a_model(mo
 
 def test_it_ends_though_grades_hang_and_closes_what_it_opened() -> None:
     closed = threading.Event()
-    hanging = Scripted(gate=threading.Event())
+    hanging = Scripted(gate=asyncio.Event())
     with grading_of(hanging, closed=closed) as running:
         running.submit(ANSWER)
         assert hanging.entered.acquire(timeout=PATIENCE_S)

@@ -170,3 +170,27 @@ def test_loss_and_gradients_on_the_same_answers_are_trls(
             their = gradients[f"base_model.model.{name}.{part}.weight"]
             torch.testing.assert_close(getattr(layer, part).grad, their, atol=1e-5, rtol=1e-3)
     assert max(gradient.abs().max() for gradient in gradients.values()) > 1e-2
+
+
+def test_drift_is_that_of_the_sampler_before_anything_is_learned(micro_model: Path) -> None:
+    base: nn.Module = AutoModelForCausalLM.from_pretrained(micro_model, dtype=torch.float32)
+    base.requires_grad_(requires_grad=False)
+    layers = add_lora(base)
+    set_adapter(layers, changed(fresh_adapter(layers, 16, 32.0, seed=1), seed=1))
+    groups = make_groups()
+    plan = cast(Plan, type("P", (), {"kl_coefficient": 0.0, "updates_per_batch": 2, "device": "cpu"})())
+    method = Reinforcement(cast(Any, None), plan, 7, layers, None, cast(Collector, None), sharing=True)
+    num_tokens = sum(answers.num_own_tokens for answers in groups)
+    with torch.no_grad():
+        told = iter(own_logprobs(base, groups, sharing=True, device=CPU).tolist())
+    for answers in groups:
+        for rollout in answers.rollouts:
+            rollout.logprobs[:] = [next(told) - 0.25 if is_own else 0.0 for is_own in rollout.is_own]
+    batch = _Batch(1, [], [], split_answers(groups, 40, sharing=True), num_tokens, Timing())
+
+    method._update(base, batch)
+    first = batch.drift
+    method._update(base, batch)
+
+    assert first == pytest.approx(0.25 * num_tokens, rel=1e-4)
+    assert batch.drift == first
