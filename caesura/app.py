@@ -18,6 +18,7 @@ from caesura import __version__
 from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses, rollouts
 from caesura.api.admission import Admission
 from caesura.api.front import Front
+from caesura.api.keyring import KeyRing
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import SettingsInvalid
 from caesura.executors.local import LocalExecutor
@@ -34,6 +35,7 @@ from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import LocalStorage
 from caesura.store import open_store
+from caesura.tenancy import Caller, hash_key
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class ApiKey:
 def build_server(settings: Settings) -> Server:
     """Open what the server works with. Nothing runs yet."""
     store = open_store(settings.data_dir)
+    store.keys.adopt(settings.organization)
     blobs = settings.data_dir / "blobs"
     storage = LocalStorage(blobs)
     sandbox_level = find_level()
@@ -92,7 +95,9 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.server = server
     app.state.admission = Admission(server.settings.max_answers)
     app.state.grader_tools = _build_tools(server, app, api_key)
-    app.add_middleware(Front, api_keys=(api_key, server.worker_key), organization=server.settings.organization)
+    own = Caller(key_id=None, organization=server.settings.organization)
+    keyring = KeyRing(server.store.keys, {hash_key(key.encode()): own for key in (api_key, server.worker_key)})
+    app.add_middleware(Front, keyring=keyring, organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")

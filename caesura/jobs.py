@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+#: The id of the project that a server begins with.
+FIRST_PROJECT = "proj_default"
+
 
 class Status(StrEnum):
     VALIDATING_FILES = "validating_files"
@@ -149,6 +152,7 @@ class Model:
     reason: Reason
     metrics: dict[str, Any]
     adapter: Artifact
+    project: str = FIRST_PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ class File:
     purpose: str
     blob: str
     sha256: str
+    project: str = FIRST_PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,8 @@ class Job:
     stalled_attempts: int = 0
     #: The process that holds the lease, as its executor named it.
     worker: str | None = None
+    #: Whose it is; its models and result files are the same one's.
+    project: str = FIRST_PROJECT
 
     def checkpoint_name(self, step: int) -> str:
         return f"{self.model_name}:ckpt-step-{step}"

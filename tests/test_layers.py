@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "caesura"
 LAYERS = (
     {"errors", "ids", "logging"},
     {"access", "schema", "settings"},
-    {"jobs"},
+    {"jobs", "tenancy"},
     {"storage", "store"},
     {"data"},
     {"graders"},

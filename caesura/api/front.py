@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from caesura.api.errors import answer_error
+from caesura.api.keyring import KeyRing
 from caesura.errors import CaesuraError, Unauthenticated
+from caesura.tenancy import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,9 @@ STREAMED_PATHS = frozenset({"/v1/files"})
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str], organization: str) -> None:
-        """`api_keys`: any of them opens the door."""
+    def __init__(self, app: ASGIApp, keyring: KeyRing, organization: str) -> None:
         self._app = app
-        self._api_keys = [key.encode() for key in api_keys]
+        self._keyring = keyring
         self._organization = organization
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +64,7 @@ class Front:
         told = f"request {request_id} ({scope['method']} {path})"
         try:
             if path not in OPEN_PATHS:
-                self._check_key(Headers(scope=scope))
+                scope["state"]["caller"] = await self._authenticate(Headers(scope=scope))
             await self._app(scope, receive if path in STREAMED_PATHS else _limited(receive), send_with_headers)
         except ClientDisconnect:
             logger.info("%s: the client left before it was answered", told)
@@ -76,18 +76,19 @@ class Front:
                 raise  # the answer is half sent: only closing the connection tells the client
             await answer_error(fault)(scope, receive, send_with_headers)
 
-    def _check_key(self, headers: Headers) -> None:
+    async def _authenticate(self, headers: Headers) -> Caller:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not given:
             raise Unauthenticated
-        sent = given.encode("latin-1")  # the bytes that were sent
-        if not any(hmac.compare_digest(sent, key) for key in self._api_keys):
+        caller = await run_in_threadpool(self._keyring.find, given.encode("latin-1"))  # the bytes sent
+        if caller is None:
             raise Unauthenticated(
                 f"Incorrect API key provided: {_mask(given)}. The server showed its key when it started for the first "
                 "time, or was given it as CAESURA_API_KEY.",
                 code="invalid_api_key",
             )
+        return caller
 
 
 def _limited(receive: Receive) -> Receive:

@@ -17,6 +17,7 @@ from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import Storage
 from caesura.store import Store
+from caesura.tenancy import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,26 @@ def _get_tools(request: Request) -> Tools:
     return cast(Tools, request.app.state.grader_tools)
 
 
+def _get_caller(request: Request) -> Caller:
+    return cast(Caller, request.scope["state"]["caller"])
+
+
 def _absent_if_empty(value: str | None) -> str | None:
     return value or None
 
 
 ServerDependency = Annotated[Server, Depends(_get_server)]
+#: Whose key the request came with.
+CallerDependency = Annotated[Caller, Depends(_get_caller)]
 GraderTools = Annotated[Tools, Depends(_get_tools)]
+
+
+def _get_store(server: ServerDependency, caller: CallerDependency) -> Store:
+    return server.store.of(caller.project)
+
+
+#: What is the caller's project's; nothing else exists in it.
+OwnStore = Annotated[Store, Depends(_get_store)]
 Limit = Annotated[int, Query(ge=1)]
 #: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
 QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]

@@ -2,7 +2,7 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.rollouts`, `.responses` and `.recovery` (what the scheduler mends).
+`.models`, `.permissions`, `.rollouts`, `.responses`, `.recovery` (what the scheduler mends) and `.keys`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ from caesura.store.attempts import Attempts
 from caesura.store.database import Database
 from caesura.store.files import Files
 from caesura.store.jobs import Jobs
+from caesura.store.keys import Keys
 from caesura.store.models import Models
+from caesura.store.permissions import Permissions
 from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
 from caesura.store.rollouts import Rollouts
 
 
 class Store:
-    """The seven views of one database."""
+    """The views of one database, of all of it or of what is one project's."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self.database = database
-        self.files = Files(database)
-        self.jobs = Jobs(database)
+        self.files = Files(database, project)
+        self.jobs = Jobs(database, project)
         self.attempts = Attempts(database)
-        self.models = Models(database)
-        self.rollouts = Rollouts(database)
-        self.responses = Responses(database)
+        self.models = Models(database, project)
+        self.permissions = Permissions(database)
+        self.rollouts = Rollouts(database, project)
+        self.responses = Responses(database, project)
         self.recovery = Recovery(database)
+        self.keys = Keys(database)
+
+    def of(self, project: str) -> Store:
+        """The same, as the project sees it: what is another project's does not exist."""
+        return Store(self.database, project)
 
     def close(self) -> None:
         self.database.close()

@@ -6,28 +6,32 @@ from sqlalchemy import insert, select, update
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
-from caesura.jobs import File
+from caesura.jobs import FIRST_PROJECT, File
 from caesura.storage import Blob
 from caesura.store import tables
 from caesura.store.database import Database
-from caesura.store.rows import now, to_file
+from caesura.store.rows import now, to_file, within
 
 
 class Files:
-    """Contract: a file exists from the moment its row does; its blob was written before."""
+    """Contract: a file exists from the moment its row does; its blob was written before. Those of other projects than
+    `project` do not exist here; None: all projects' do.
+    """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
+        self._project = project
+        self._own = within(tables.files, project)
 
     def create(self, blob: Blob, filename: str, purpose: str) -> File:
-        file = new_file(blob, filename, purpose)
+        file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT)
         with self._database.write() as connection:
             connection.execute(insert(tables.files).values(**{name: getattr(file, name) for name in file.__slots__}))
         return file
 
     def get(self, file_id: str) -> File:
         """Raises NotFound."""
-        query = select(tables.files).where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None))
+        query = select(tables.files).where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None), self._own)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
@@ -40,13 +44,15 @@ class Files:
         Raises InvalidRequest for a cursor that never existed.
         """
         seq = tables.files.c.seq
-        query = select(tables.files).where(tables.files.c.deleted_at.is_(None)).limit(limit + 1)
+        query = select(tables.files).where(tables.files.c.deleted_at.is_(None), self._own).limit(limit + 1)
         query = query.order_by(seq.desc() if descending else seq.asc())
         if purpose is not None:
             query = query.where(tables.files.c.purpose == purpose)
         with self._database.read() as connection:
             if after is not None:
-                cursor = connection.execute(select(seq).where(tables.files.c.id == after)).scalar_one_or_none()
+                cursor = connection.execute(
+                    select(seq).where(tables.files.c.id == after, self._own)
+                ).scalar_one_or_none()
                 if cursor is None:
                     raise InvalidRequest(f"Invalid 'after': there is no file '{after}'.", param="after")
                 query = query.where(seq < cursor if descending else seq > cursor)
@@ -57,7 +63,7 @@ class Files:
         """Raises NotFound. Jobs that use the file keep reading its blob; the sweep removes it after them."""
         statement = (
             update(tables.files)
-            .where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None))
+            .where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None), self._own)
             .values(deleted_at=now())
         )
         with self._database.write() as connection:
@@ -66,7 +72,7 @@ class Files:
             raise NotFound(f"No such File object: {file_id}", param="id")
 
 
-def new_file(blob: Blob, filename: str, purpose: str) -> File:
+def new_file(blob: Blob, filename: str, purpose: str, project: str = FIRST_PROJECT) -> File:
     """The value of a file that is about to exist."""
     return File(
         id=new_id("file-"),
@@ -76,4 +82,5 @@ def new_file(blob: Blob, filename: str, purpose: str) -> File:
         purpose=purpose,
         blob=blob.key,
         sha256=blob.sha256,
+        project=project,
     )

@@ -12,7 +12,7 @@ from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, Train
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
-from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state
+from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state, within
 
 _JOBS = tables.jobs.c
 
@@ -21,10 +21,13 @@ class Jobs:
     """Contract: every method is one transaction; a status never changes without its event.
 
     The moves raise NotFound for an unknown job and InvalidJobState, naming the present status, for an illegal move.
+    Jobs of other projects than `project` are unknown; None: no project's are.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
+        self._project = project
+        self._own = within(tables.jobs, project)
 
     def create(self, job: Job, *notes: Telling) -> None:
         """Store a new job with its first events, `notes` after OpenAI's own two.
@@ -43,7 +46,7 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
         with self._database.read() as connection:
-            return get_job(connection, job_id)
+            return get_job(connection, job_id, self._project)
 
     def list(
         self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
@@ -52,14 +55,14 @@ class Jobs:
 
         `metadata`: only jobs that have all these pairs. Raises InvalidRequest for a cursor that never existed.
         """
-        query = select(tables.jobs).order_by(_JOBS.seq.desc()).limit(limit + 1)
+        query = select(tables.jobs).where(self._own).order_by(_JOBS.seq.desc()).limit(limit + 1)
         for key, value in (metadata or {}).items():
             query = query.where(_JOBS.metadata[key].as_string() == value)
         if without_metadata:
             query = query.where(_JOBS.metadata.is_(None))
         with self._database.read() as connection:
             if after is not None:
-                cursor = connection.execute(select(_JOBS.seq).where(_JOBS.id == after)).scalar_one_or_none()
+                cursor = connection.execute(select(_JOBS.seq).where(_JOBS.id == after, self._own)).scalar_one_or_none()
                 if cursor is None:
                     raise InvalidRequest(f"Invalid 'after': there is no job '{after}'.", param="after")
                 query = query.where(_JOBS.seq < cursor)
@@ -71,7 +74,7 @@ class Jobs:
         events = tables.events.c
         query = select(tables.events).where(events.job_id == job_id).order_by(events.seq.desc()).limit(limit + 1)
         with self._database.read() as connection:
-            get_job(connection, job_id)
+            get_job(connection, job_id, self._project)
             if after is not None:
                 cursor = connection.execute(
                     select(events.seq).where(events.id == after, events.job_id == job_id)
@@ -127,16 +130,16 @@ class Jobs:
         Pausing a paused or pausing job changes nothing and is no fault.
         """
         with self._database.write() as connection:
-            job = move(connection, job_id, Status.PAUSING)
+            job = move(connection, job_id, Status.PAUSING, self._own)
             if job is not None:
                 tell(connection, job_id, Telling(Told.PAUSING))
                 return job
             waiting = _JOBS.status.in_((Status.VALIDATING_FILES, Status.QUEUED))
-            job = move(connection, job_id, Status.PAUSED, waiting)
+            job = move(connection, job_id, Status.PAUSED, waiting, self._own)
             if job is not None:
                 tell(connection, job_id, Telling(Told.PAUSED))
                 return job
-            job = get_job(connection, job_id)
+            job = get_job(connection, job_id, self._project)
         if job.status in (Status.PAUSED, Status.PAUSING):
             return job
         raise _illegal(job, "paused", "validating_files, queued or running")
@@ -144,23 +147,23 @@ class Jobs:
     def resume(self, job_id: str) -> Job:
         """Put a paused job back in the queue; take back a pause that is still under way."""
         with self._database.write() as connection:
-            paused, validated = _JOBS.status == Status.PAUSED, _JOBS.validated_at.is_not(None)
+            paused, validated = self._own & (_JOBS.status == Status.PAUSED), _JOBS.validated_at.is_not(None)
             job = (
-                move(connection, job_id, Status.RUNNING, _JOBS.status == Status.PAUSING)
+                move(connection, job_id, Status.RUNNING, self._own, _JOBS.status == Status.PAUSING)
                 or move(connection, job_id, Status.QUEUED, paused, validated, stalled_attempts=0)
                 or move(connection, job_id, Status.VALIDATING_FILES, paused)
             )
             if job is None:
-                raise _illegal(get_job(connection, job_id), "resumed", "paused or pausing")
+                raise _illegal(get_job(connection, job_id, self._project), "resumed", "paused or pausing")
             tell(connection, job_id, Telling(Told.RESUMED))
         return job
 
     def cancel(self, job_id: str) -> Job:
         """End the job now. A worker that holds it finds its lease gone. Checkpoints stay usable."""
         with self._database.write() as connection:
-            job = move(connection, job_id, Status.CANCELLED)
+            job = move(connection, job_id, Status.CANCELLED, self._own)
             if job is None:
-                raise _illegal(get_job(connection, job_id), "cancelled", "one that has not ended")
+                raise _illegal(get_job(connection, job_id, self._project), "cancelled", "one that has not ended")
             drop_states(connection, job_id, keep=0)
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
@@ -172,9 +175,10 @@ def newest_states(job_id: str) -> Select[Any]:
     return select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
 
 
-def get_job(connection: Connection, job_id: str) -> Job:
-    """Raises NotFound."""
-    row = connection.execute(select(tables.jobs).where(_JOBS.id == job_id)).mappings().one_or_none()
+def get_job(connection: Connection, job_id: str, project: str | None = None) -> Job:
+    """Raises NotFound, also where the job is another project's than `project`."""
+    query = select(tables.jobs).where(_JOBS.id == job_id, within(tables.jobs, project))
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
     return to_job(row)

@@ -22,26 +22,32 @@ from caesura.jobs import (
 )
 from caesura.store import tables
 from caesura.store.database import Database
-from caesura.store.rows import Telling, now, tell, to_artifact, to_model
+from caesura.store.permissions import permitted
+from caesura.store.rows import Telling, now, tell, to_artifact, to_model, within
 
 _MODELS = tables.models.c
 
 
 class Models:
-    """Contract: a model answers chat from the moment its row exists until it is deleted."""
+    """Contract: a model answers chat from the moment its row exists until it is deleted. Those of other projects than
+    `project` do not exist here, but for those it has a permission for; None: all projects' do.
+    """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
+        self._own = within(tables.models, project)
+        self._usable = self._own if project is None else self._own | _MODELS.name.in_(permitted(project))
 
     def find(self, name: str) -> Model | None:
-        query = select(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None))
+        """The model that the project may use under this name."""
+        query = select(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None), self._usable)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else to_model(row)
 
     def list(self) -> list[Model]:
-        """Every tuned model, oldest first."""
-        query = select(tables.models).where(_MODELS.deleted_at.is_(None)).order_by(_MODELS.seq)
+        """Every tuned model of the project's own, oldest first."""
+        query = select(tables.models).where(_MODELS.deleted_at.is_(None), self._own).order_by(_MODELS.seq)
         with self._database.read() as connection:
             return [to_model(row) for row in connection.execute(query).mappings()]
 
@@ -81,14 +87,13 @@ class Models:
         Jobs that started from it still read its adapter; the sweep removes that after them.
         """
         with self._database.write() as connection:
-            hold_model(connection, name, deleted_at=now())
+            hold_model(connection, name, self._own, deleted_at=now())
 
 
-def hold_model(connection: Connection, name: str, **values: Any) -> None:
+def hold_model(connection: Connection, name: str, *conditions: ColumnElement[bool], **values: Any) -> None:
     """Take the model's row for this transaction, writing `values`. Raises NotFound."""
-    statement = (
-        update(tables.models).where(_MODELS.name == name, _MODELS.deleted_at.is_(None)).values(values or {"name": name})
-    )
+    is_it = (_MODELS.name == name, _MODELS.deleted_at.is_(None), *conditions)
+    statement = update(tables.models).where(*is_it).values(values or {"name": name})
     if not connection.execute(statement).rowcount:
         raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
 
@@ -108,6 +113,7 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
             "created_at": now(),
             "job_id": job.id,
             "base": job.base,
+            "project": job.project,
             "step": step,
             "reason": reason,
             "metrics": _metrics_at(connection, job.id, step),

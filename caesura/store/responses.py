@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from caesura.errors import NotFound
+from caesura.jobs import FIRST_PROJECT
 from caesura.store import tables
 from caesura.store.database import Database
+from caesura.store.rows import within
 
 _RESPONSES = tables.responses.c
 
@@ -25,12 +27,15 @@ class StoredResponse:
 class Responses:
     """Contract: a response is there whole, with its input, or not at all."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
+        self._project = project
+        self._own = within(tables.responses, project)
 
     def create(self, stored: StoredResponse) -> None:
         values = {
             "id": stored.response["id"],
+            "project": self._project or FIRST_PROJECT,
             "created_at": stored.response["created_at"],
             "previous_response_id": stored.response["previous_response_id"],
             "response": stored.response,
@@ -51,7 +56,7 @@ class Responses:
         wanted: str | None = response_id
         with self._database.read() as connection:
             while wanted is not None and len(chain) != limit:
-                query = select(tables.responses).where(_RESPONSES.id == wanted)
+                query = select(tables.responses).where(_RESPONSES.id == wanted, self._own)
                 row = connection.execute(query).mappings().one_or_none()
                 if row is None:
                     raise NotFound(f"Response with id '{wanted}' not found.", param="id")
@@ -62,7 +67,8 @@ class Responses:
     def delete(self, response_id: str) -> None:
         """Raises NotFound. Responses that went on from it can be read, but no longer gone on from."""
         with self._database.write() as connection:
-            deleted = connection.execute(delete(tables.responses).where(_RESPONSES.id == response_id)).rowcount
+            is_it = (_RESPONSES.id == response_id, self._own)
+            deleted = connection.execute(delete(tables.responses).where(*is_it)).rowcount
         if not deleted:
             raise NotFound(f"Response with id '{response_id}' not found.", param="id")
 

@@ -21,8 +21,9 @@ _ROLLOUTS = tables.rollouts.c
 class Rollouts:
     """Contract: the rollouts of a step come into being together, with the step's event, and never change."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
+        self._project = project
 
     def list(
         self, job_id: str, *, limit: int, step: int | None = None, split: str | None = None, after: str | None = None
@@ -37,7 +38,7 @@ class Rollouts:
         if split is not None:
             query = query.where(_ROLLOUTS.split == split)
         with self._database.read() as connection:
-            get_job(connection, job_id)
+            get_job(connection, job_id, self._project)
             if after is not None:
                 known = select(_ROLLOUTS.seq).where(_ROLLOUTS.id == after, _ROLLOUTS.job_id == job_id)
                 cursor = connection.execute(known).scalar_one_or_none()

@@ -17,6 +17,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from caesura.jobs import FIRST_PROJECT
+
 metadata = MetaData()
 # SQLite counts up on its own only for INTEGER keys.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
@@ -26,11 +28,63 @@ def _seq() -> Column[int]:
     return Column("seq", _Sequence, primary_key=True, autoincrement=True)
 
 
+def _project() -> Column[str]:
+    """Whose the row is. What was there before projects were belongs to the first one."""
+    return Column("project", String(64), nullable=False, server_default=FIRST_PROJECT)
+
+
+projects = Table(
+    "projects",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("organization", String(32), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("organization", "name"),
+    sqlite_autoincrement=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("name", String(64), nullable=False),
+    # Of the key, which is random and long: no salt, no slow hash is needed.
+    Column("sha256", String(64), nullable=False, unique=True),
+    # Its beginning and its end, for lists.
+    Column("hint", String(32), nullable=False),
+    Column("project", String(64), ForeignKey("projects.id"), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("requests_per_minute", Integer),
+    Column("max_file_bytes", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+permissions = Table(
+    "permissions",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    # A model's name, and the project that may use it beside its own.
+    Column("checkpoint", Text, nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("deleted_at", BigInteger),
+    Index("permissions_of_checkpoint", "checkpoint", "seq"),
+    sqlite_autoincrement=True,
+)
+
 files = Table(
     "files",
     metadata,
     _seq(),
     Column("id", String(64), nullable=False, unique=True),
+    _project(),
     Column("created_at", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("filename", Text, nullable=False),
@@ -39,6 +93,7 @@ files = Table(
     Column("sha256", String(64), nullable=False),
     # A tombstone: the cursor of a deleted file still works.
     Column("deleted_at", BigInteger),
+    Index("files_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -47,6 +102,7 @@ jobs = Table(
     metadata,
     _seq(),
     Column("id", String(64), nullable=False, unique=True),
+    _project(),
     Column("created_at", BigInteger, nullable=False),
     Column("status", String(32), nullable=False, index=True),
     Column("base", Text, nullable=False),
@@ -77,6 +133,7 @@ jobs = Table(
     Column("worker", String(64)),
     Column("lease_token", String(64)),
     Column("lease_expires_at", Float),
+    Index("jobs_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -116,6 +173,7 @@ models = Table(
     _seq(),
     # The checkpoint's id; a job's final model stands in the list of its checkpoints too.
     Column("id", String(64), nullable=False, unique=True),
+    _project(),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
@@ -126,6 +184,7 @@ models = Table(
     Column("adapter", JSON, nullable=False),
     Column("deleted_at", BigInteger),
     Index("models_of_job", "job_id", "step"),
+    Index("models_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -152,10 +211,12 @@ responses = Table(
     metadata,
     _seq(),
     Column("id", String(64), nullable=False, unique=True),
+    _project(),
     Column("created_at", BigInteger, nullable=False, index=True),
     # No foreign key: a response outlives the one that it went on from.
     Column("previous_response_id", String(64)),
     Column("response", JSON, nullable=False),
     Column("input_items", JSON, nullable=False),
+    Index("responses_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )

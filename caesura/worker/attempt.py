@@ -236,7 +236,7 @@ class Attempt:
         step, adapter = self._choose_model(trainer, saver, metrics)
         with self._storage.writer(f"files/{new_token()}") as writer:
             writer.write(to_csv(metrics, self._job.method["type"]))
-        results = new_file(writer.blob, RESULT_FILE, "fine-tune-results")
+        results = new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
         sampled = sum(data.get("completion_tokens_count", 0) for data in metrics)
         self._attempts.finish(self._lease, step, adapter, results, sampled or num_row_tokens)
         logger.info("job %s: succeeded", self._job.id)

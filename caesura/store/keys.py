@@ -1,0 +1,137 @@
+"""API keys, and the projects that they open. A key itself is nowhere, only its hash."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+
+from caesura.errors import NotFound
+from caesura.ids import new_api_key, new_id
+from caesura.jobs import FIRST_PROJECT
+from caesura.store import tables
+from caesura.store.database import Database
+from caesura.store.rows import now
+from caesura.tenancy import Caller, Project, Role, hash_key
+
+_KEYS, _PROJECTS = tables.api_keys.c, tables.projects.c
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    id: str
+    created_at: int
+    name: str
+    #: Its beginning and its end.
+    hint: str
+    project: str
+    organization: str
+    role: Role
+    expires_at: int | None
+    revoked_at: int | None
+    requests_per_minute: int | None
+    max_file_bytes: int | None
+
+
+class Keys:
+    """Contract: a key opens its project from the moment its row exists until it is revoked or has expired."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        name: str,
+        *,
+        organization: str,
+        project: str = "default",
+        role: Role = Role.MEMBER,
+        expires_at: int | None = None,
+        requests_per_minute: int | None = None,
+        max_file_bytes: int | None = None,
+    ) -> tuple[ApiKey, str]:
+        """A new key, and its text, which nothing can tell again. A project that is new is made."""
+        text = new_api_key()
+        with self._database.write() as connection:
+            values = {
+                "id": new_id("key_"),
+                "created_at": now(),
+                "name": name,
+                "sha256": hash_key(text.encode()),
+                "hint": f"{text[:14]}…{text[-4:]}",
+                "project": _find_or_make(connection, organization, project),
+                "role": role,
+                "expires_at": expires_at,
+                "requests_per_minute": requests_per_minute,
+                "max_file_bytes": max_file_bytes,
+            }
+            connection.execute(insert(tables.api_keys).values(values))
+            row = connection.execute(_query().where(_KEYS.id == values["id"])).mappings().one()
+        return _to_key(row), text
+
+    def list(self) -> list[ApiKey]:
+        """All of them, the revoked too, oldest first."""
+        with self._database.read() as connection:
+            return [_to_key(row) for row in connection.execute(_query().order_by(_KEYS.seq)).mappings()]
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Raises NotFound; a key that is revoked already keeps its time."""
+        with self._database.write() as connection:
+            row = connection.execute(_query().where(_KEYS.id == key_id)).mappings().one_or_none()
+            if row is None:
+                raise NotFound(f"There is no key '{key_id}'. `caesura keys list` shows them.", param="id")
+            if row["revoked_at"] is None:
+                connection.execute(update(tables.api_keys).where(_KEYS.id == key_id).values(revoked_at=now()))
+            return _to_key(connection.execute(_query().where(_KEYS.id == key_id)).mappings().one())
+
+    def find(self, key_hash: str) -> Caller | None:
+        """Whom the key stands for; None for one that there is none of, or that opens nothing any more."""
+        query = _query().where(_KEYS.sha256 == key_hash, _KEYS.revoked_at.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
+            return None
+        key = _to_key(row)
+        return Caller(key.id, key.organization, key.project, key.role, key.requests_per_minute, key.max_file_bytes)
+
+    def adopt(self, organization: str) -> None:
+        """Make the first project the organization's, when there is none yet."""
+        with self._database.read() as connection:
+            if connection.execute(select(_PROJECTS.id).where(_PROJECTS.id == FIRST_PROJECT)).first() is not None:
+                return
+        with self._database.write() as connection:
+            if connection.execute(select(_PROJECTS.id).where(_PROJECTS.id == FIRST_PROJECT)).first() is None:
+                _insert_project(connection, FIRST_PROJECT, organization, "default")
+
+    def projects(self) -> list[Project]:
+        """Oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(tables.projects).order_by(_PROJECTS.seq)).mappings()
+            return [Project(row["id"], row["organization"], row["name"], row["created_at"]) for row in rows]
+
+
+def _query() -> Select[Any]:
+    return select(*_KEYS, _PROJECTS.organization).join(tables.projects, _PROJECTS.id == _KEYS.project)
+
+
+def _to_key(row: RowMapping) -> ApiKey:
+    values: dict[str, Any] = {name: row[name] for name in ApiKey.__dataclass_fields__}
+    values["role"] = Role(row["role"])
+    return ApiKey(**values)
+
+
+def _find_or_make(connection: Connection, organization: str, name: str) -> str:
+    """The project's id."""
+    query = select(_PROJECTS.id).where(_PROJECTS.organization == organization, _PROJECTS.name == name)
+    known = connection.execute(query).scalar_one_or_none()
+    if known is not None:
+        return known
+    return _insert_project(connection, new_id("proj_"), organization, name)
+
+
+def _insert_project(connection: Connection, project_id: str, organization: str, name: str) -> str:
+    values = {"id": project_id, "organization": organization, "name": name, "created_at": now()}
+    connection.execute(insert(tables.projects).values(values))
+    return project_id

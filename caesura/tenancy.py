@@ -1,0 +1,47 @@
+"""Who asks: keys, the projects they open, and what their roles allow. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from caesura.jobs import FIRST_PROJECT
+
+
+class Role(StrEnum):
+    """Each may do what those before it may."""
+
+    #: Works in its project.
+    MEMBER = "member"
+    #: Deletes models, and shares checkpoints with other projects.
+    OWNER = "owner"
+    #: Does so in every project of its organization.
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: str
+    organization: str
+    name: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a key stands for."""
+
+    #: None: the server's own first key, or its workers'.
+    key_id: str | None
+    organization: str
+    project: str = FIRST_PROJECT
+    role: Role = Role.ADMIN
+    #: None: the server's settings say.
+    requests_per_minute: int | None = None
+    max_file_bytes: int | None = None
+
+
+def hash_key(key: bytes) -> str:
+    """SHA-256 of the key as it is sent. One of ours holds more than 200 random bits, so nothing slower is needed."""
+    return hashlib.sha256(key).hexdigest()
