@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -15,11 +15,24 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
-from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses, rollouts
+from caesura.api import (
+    chat,
+    completions,
+    embeddings,
+    errors,
+    files,
+    graders,
+    jobs,
+    models,
+    permissions,
+    responses,
+    rollouts,
+)
 from caesura.api.admission import Admission
 from caesura.api.front import Front
+from caesura.api.gate import Gate
 from caesura.api.keyring import KeyRing
-from caesura.api.state import Server, ServerDependency
+from caesura.api.state import AnyServer, Server
 from caesura.errors import SettingsInvalid
 from caesura.executors.local import LocalExecutor
 from caesura.graders.build import Tools
@@ -44,7 +57,7 @@ API_KEY_FILE = "api_key"
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
+class FirstKey:
     text: str
     #: It was made just now: this is the one time to show it.
     is_new: bool
@@ -94,26 +107,32 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     )
     app.state.server = server
     app.state.admission = Admission(server.settings.max_answers)
-    app.state.grader_tools = _build_tools(server, app, api_key)
-    own = Caller(key_id=None, organization=server.settings.organization)
-    keyring = KeyRing(server.store.keys, {hash_key(key.encode()): own for key in (api_key, server.worker_key)})
-    app.add_middleware(Front, keyring=keyring, organization=server.settings.organization)
+    app.state.grader_tools = _build_tools(server, app)
+    settings = server.settings
+    gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
+    app.add_middleware(Front, gate=gate, organization=settings.organization, lenient_body=settings.lenient_body)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, rollouts, models, chat, completions, embeddings, responses, graders):
+    for resource in (files, jobs, rollouts, permissions, models, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app
 
 
-def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
+def _build_keyring(server: Server, api_key: str) -> KeyRing:
+    first = Caller(key_id=None, organization=server.settings.organization)
+    fixed = {api_key: first, server.worker_key: replace(first, is_server=True)}
+    return KeyRing(server.store.keys, {hash_key(key.encode()): caller for key, caller in fixed.items()})
+
+
+def _build_tools(server: Server, app: FastAPI) -> Tools:
     """What graders work with. They ask this server's own models by its own API, without a socket between."""
     settings = server.settings
     own = httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://caesura/v1",
-        headers={b"authorization": b"Bearer " + api_key.encode()},
+        headers={b"authorization": b"Bearer " + server.worker_key.encode()},
         timeout=None,
     )
 
@@ -121,11 +140,11 @@ def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
         return (await server.engine.embed(EmbedRequest(texts))).vectors
 
     for name in settings.judges:
-        find_judge(settings, name, is_own=False)  # a key that is missing is told at the start
+        find_judge(settings, name, own_project=None)  # a key that is missing is told at the start
     return Tools(
         judges=Judges(own),
         comparer=Comparer(),
-        find_judge=lambda name: find_judge(settings, name, is_own=server.resolve_model(name) is not None),
+        find_judge=server.find_judge,
         sandbox=None if server.sandbox_level is Level.NONE else Sandbox(server.sandbox_level),
         client=open_client(max_idle_connections=0),
         embed=None if settings.embedding_model is None else embed,
@@ -133,23 +152,23 @@ def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
     )
 
 
-def healthz(server: ServerDependency) -> dict[str, str]:
+def healthz(server: AnyServer) -> dict[str, str]:
     return {"status": "ok", "version": __version__, "sandbox": server.sandbox_level}
 
 
-def load_api_key(settings: Settings) -> ApiKey:
+def load_api_key(settings: Settings) -> FirstKey:
     """The key from the settings, else the one in the data folder, else a new one, kept there with mode 0600."""
     if settings.api_key is not None:
-        return ApiKey(settings.api_key.get_secret_value(), is_new=False)
+        return FirstKey(settings.api_key.get_secret_value(), is_new=False)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = settings.data_dir / API_KEY_FILE
     if not path.exists():
         with suppress(FileExistsError):  # a server that started at the same time was first
-            return ApiKey(_keep_new_key(path), is_new=True)
+            return FirstKey(_keep_new_key(path), is_new=True)
     key = path.read_text().strip()
     if not key:
         raise SettingsInvalid(f"The key file '{path}' is empty. Delete it, and the next start makes a new key.")
-    return ApiKey(key, is_new=False)
+    return FirstKey(key, is_new=False)
 
 
 def _keep_new_key(path: Path) -> str:

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from starlette.types import ASGIApp
 
-from caesura import __version__
+from caesura import __version__, keys
 from caesura.access import grant_access, withdraw_access
 from caesura.api.state import Server
-from caesura.app import API_KEY_FILE, ApiKey, build_app, build_server, load_api_key
-from caesura.errors import DatabaseUnavailable, SettingsInvalid
+from caesura.app import API_KEY_FILE, FirstKey, build_app, build_server, load_api_key
+from caesura.errors import CaesuraError, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
 from caesura.settings import Settings, load_settings
@@ -38,13 +38,14 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False, soft_wrap=True)
+cli.add_typer(keys.commands, name="keys")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     try:
         cli()
-    except (SettingsInvalid, DatabaseUnavailable) as error:
+    except CaesuraError as error:
         errors.print(f"[bold red]caesura:[/] {escape(error.message)}")
         sys.exit(2)
 
@@ -138,7 +139,7 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _open(settings: Settings) -> tuple[ApiKey, Server, ASGIApp]:
+def _open(settings: Settings) -> tuple[FirstKey, Server, ASGIApp]:
     try:
         key, server = load_api_key(settings), build_server(settings)
         return key, server, build_app(server, key.text)
@@ -148,7 +149,7 @@ def _open(settings: Settings) -> tuple[ApiKey, Server, ASGIApp]:
         ) from error
 
 
-def _shown_key(settings: Settings, key: ApiKey) -> str:
+def _shown_key(settings: Settings, key: FirstKey) -> str:
     """The key in the words of a shell: itself only when it is new, later where it is to be found."""
     if key.is_new:
         return key.text

@@ -118,6 +118,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Answers in the making or waiting at once; beyond it requests are answered 429.",
     )
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests a minute of a key that has no number of its own; default: as many as it likes.",
+    )
+    lenient_body: bool = Field(
+        default=False, description="Ignore keys of a request's body that are not known, as Azure does."
+    )
     max_file_bytes: int = Field(default=512 * 2**20, ge=1, description="The largest file taken.")
     results_base64: bool = Field(
         default=True,

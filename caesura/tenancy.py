@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
+from caesura.errors import Forbidden
 from caesura.jobs import FIRST_PROJECT
 
 
@@ -18,6 +19,9 @@ class Role(StrEnum):
     OWNER = "owner"
     #: Does so in every project of its organization.
     ADMIN = "admin"
+
+
+_RANKS = tuple(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,23 @@ class Caller:
     organization: str
     project: str = FIRST_PROJECT
     role: Role = Role.ADMIN
+    #: One of the server's own processes, which works in any project.
+    is_server: bool = False
     #: None: the server's settings say.
     requests_per_minute: int | None = None
     max_file_bytes: int | None = None
+
+    def require(self, role: Role, what: str) -> None:
+        """Raises Forbidden for a caller whose role is less than `role`, who may not do `what`."""
+        if _RANKS.index(self.role) < _RANKS.index(role):
+            raise Forbidden(
+                f"The role of this key is '{self.role}'; to {what} takes the role '{role}'.",
+                code="insufficient_permissions",
+            )
+
+    @property
+    def organization_id(self) -> str:
+        return f"org-{self.organization}"
 
 
 def hash_key(key: bytes) -> str:

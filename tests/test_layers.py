@@ -24,7 +24,7 @@ LAYERS = (
     {"worker"},
     {"executors", "scheduler"},
     {"api"},
-    {"app", "cli"},
+    {"app", "cli", "keys"},
 )
 #: Heavy or narrow packages → the only places that may import them.
 IMPORTERS = {
@@ -39,7 +39,7 @@ IMPORTERS = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "fastapi": {"api", "app"},
-    "typer": {"cli"},
+    "typer": {"cli", "keys"},
 }
 
 

@@ -26,6 +26,8 @@ VALUES: dict[str, Any] = {
     "lease_s": 2.5,
     "save_interval_s": 0.5,
     "max_answers": 7,
+    "requests_per_minute": 90,
+    "lenient_body": True,
     "max_file_bytes": 1000,
     "results_base64": False,
     "log_level": "debug",

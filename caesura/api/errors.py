@@ -53,7 +53,7 @@ def install(app: FastAPI) -> None:
 
 
 def _from_http(request: Request, error: HTTPException) -> CaesuraError:
-    method, path = request.method, request.scope["path"]
+    method, path = request.method, request.state.asked_path
     refused = InvalidRequest(str(error.detail))
     if error.status_code == 404:
         refused = InvalidRequest(f"Invalid URL ({method} {path})")

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from caesura.api.explain import quote, supported
 from caesura.api.multipart import receive_upload
-from caesura.api.state import Limit, QueryText, ServerDependency
+from caesura.api.state import CallerDependency, Limit, QueryText, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
 from caesura.ids import new_token
@@ -30,9 +30,10 @@ CHUNK_BYTES = 3 * 2**18
 
 
 @router.post("")
-async def create(request: Request, server: ServerDependency) -> FileObject:
+async def create(request: Request, server: ServerDependency, caller: CallerDependency) -> FileObject:
     writer = server.storage.writer(f"files/{new_token()}")
-    upload = await receive_upload(request, writer, server.settings.max_file_bytes)
+    max_bytes = min(server.settings.max_file_bytes, caller.max_file_bytes or server.settings.max_file_bytes)
+    upload = await receive_upload(request, writer, max_bytes)
     try:
         purpose = _check_purpose(upload.fields)
         if purpose == "fine-tune" and (problem := check_upload(upload.head)):
@@ -40,7 +41,9 @@ async def create(request: Request, server: ServerDependency) -> FileObject:
     except InvalidRequest:
         await run_in_threadpool(server.storage.delete, upload.blob.key)
         raise
-    return to_wire(await run_in_threadpool(server.store.files.create, upload.blob, upload.filename, purpose))
+    file = to_wire(await run_in_threadpool(server.store.files.create, upload.blob, upload.filename, purpose))
+    # Azure's clients look for what theirs answers at first; a moment later they find it processed.
+    return file.model_copy(update={"status": "pending"}) if request.state.address.is_azure else file
 
 
 def _check_purpose(fields: dict[str, str]) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from caesura.api.addresses import Address, naming_model, resolve
 from caesura.api.errors import answer_error
-from caesura.api.keyring import KeyRing
-from caesura.errors import CaesuraError, Unauthenticated
-from caesura.tenancy import Caller
+from caesura.api.gate import Gate
+from caesura.errors import CaesuraError, InvalidRequest
+from caesura.schema.common import UNKNOWN_KEYS_ALLOWED
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ API_VERSION = "2020-10-01"
 OPEN_PATHS = frozenset({"/healthz"})
 #: What a body may have that is read as a whole.
 MAX_BODY_BYTES = 100 * 2**20
+MAX_CLIENT_ID = 512
 #: These read their body piece by piece, up to a limit of their own.
 STREAMED_PATHS = frozenset({"/v1/files"})
 
@@ -31,64 +33,90 @@ STREAMED_PATHS = frozenset({"/v1/files"})
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, keyring: KeyRing, organization: str) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, organization: str, lenient_body: bool) -> None:
+        """`organization`: told to those whose own is not known yet."""
         self._app = app
-        self._keyring = keyring
+        self._gate = gate
         self._organization = organization
+        self._lenient_body = lenient_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
-        request_id = f"req_{uuid.uuid4().hex}"
-        answering = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal answering
-            if message["type"] == "http.response.start":
-                answering = True
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["openai-version"] = API_VERSION
-                headers["openai-organization"] = self._organization
-                headers["openai-processing-ms"] = str(round((time.monotonic() - began) * 1000))
-                headers.update(own_headers)
-            await send(message)
-
-        own_headers: dict[str, str] = {}
+        address, own_headers = resolve(scope["path"]), dict[str, str]()
+        sending = _Sending(send, own_headers, self._organization, address.is_azure)
         # The id is for those who must tell of a fault after their answer has begun; into the headers an endpoint may
         # write what every answer of its has, a fault too.
-        scope.setdefault("state", {}).update(request_id=request_id, headers=own_headers)
-        scope["path"] = path = scope["path"].rstrip("/") or "/"
-        told = f"request {request_id} ({scope['method']} {path})"
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state.update(request_id=sending.request_id, headers=own_headers, address=address, asked_path=scope["path"])
+        scope["path"] = address.path
+        told = f"request {sending.request_id} ({scope['method']} {state['asked_path']})"
+        UNKNOWN_KEYS_ALLOWED.set(address.is_azure or self._lenient_body)
         try:
-            if path not in OPEN_PATHS:
-                scope["state"]["caller"] = await self._authenticate(Headers(scope=scope))
-            await self._app(scope, receive if path in STREAMED_PATHS else _limited(receive), send_with_headers)
+            if address.path not in OPEN_PATHS:
+                await self._admit(scope, sending)
+            await self._app(scope, _readable(receive, address), sending)
         except ClientDisconnect:
             logger.info("%s: the client left before it was answered", told)
         except Exception as error:
             fault = error if isinstance(error, CaesuraError) else CaesuraError()
-            if answering or fault.status >= 500:
+            if sending.has_begun or fault.status >= 500:
                 logger.error("%s failed: %s", told, error, exc_info=fault.status != 503)
-            if answering:
+            if sending.has_begun:
                 raise  # the answer is half sent: only closing the connection tells the client
-            await answer_error(fault)(scope, receive, send_with_headers)
+            await answer_error(fault)(scope, receive, sending)
 
-    async def _authenticate(self, headers: Headers) -> Caller:
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
-        if not given:
-            raise Unauthenticated
-        caller = await run_in_threadpool(self._keyring.find, given.encode("latin-1"))  # the bytes sent
-        if caller is None:
-            raise Unauthenticated(
-                f"Incorrect API key provided: {_mask(given)}. The server showed its key when it started for the first "
-                "time, or was given it as CAESURA_API_KEY.",
-                code="invalid_api_key",
-            )
-        return caller
+    async def _admit(self, scope: Scope, sending: _Sending) -> None:
+        headers = Headers(scope=scope)
+        check_client_id(headers.get("x-client-request-id", ""))
+        host = scope["client"][0] if scope.get("client") else ""
+        caller = await self._gate.admit(headers, host, sending.own_headers)
+        sending.organization = caller.organization
+        scope["state"]["caller"] = caller
+
+
+class _Sending:
+    """`send`, with the headers that every answer has."""
+
+    def __init__(self, send: Send, own_headers: dict[str, str], organization: str, is_azure: bool) -> None:
+        self._send = send
+        self._is_azure = is_azure
+        self._began_s = time.monotonic()
+        self.own_headers = own_headers
+        self.organization = organization
+        self.request_id = f"req_{uuid.uuid4().hex}"
+        #: The answer's head is sent.
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            headers["openai-version"] = API_VERSION
+            headers["openai-organization"] = self.organization
+            headers["openai-processing-ms"] = str(round((time.monotonic() - self._began_s) * 1000))
+            if self._is_azure:
+                headers["apim-request-id"] = str(uuid.UUID(self.request_id.removeprefix("req_")))
+            headers.update(self.own_headers)
+        await self._send(message)
+
+
+def check_client_id(given: str) -> None:
+    """Raises InvalidRequest for an id of the client's own (X-Client-Request-Id) that no log should hold."""
+    if len(given) > MAX_CLIENT_ID or not given.isascii() or not given.isprintable():
+        raise InvalidRequest(
+            f"The header X-Client-Request-Id must be of at most {MAX_CLIENT_ID} printable ASCII characters."
+        )
+
+
+def _readable(receive: Receive, address: Address) -> Receive:
+    """What the endpoint at `address` reads its body by."""
+    if address.path in STREAMED_PATHS:
+        return receive
+    limited = _limited(receive)
+    return limited if address.deployment is None else naming_model(limited, address.deployment)
 
 
 def _limited(receive: Receive) -> Receive:
@@ -105,7 +133,3 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return receive_limited
-
-
-def _mask(key: str) -> str:
-    return f"{key[:5]}***{key[-2:]}" if len(key) > 12 else "***"

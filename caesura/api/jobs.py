@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
-from caesura.api.state import GraderTools, Limit, QueryText, Server, ServerDependency
+from caesura.api.state import CallerDependency, GraderTools, Limit, OwnStore, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.graders.build import Tools, build_grader
 from caesura.graders.tool_servers import check_tool_servers
@@ -21,7 +21,6 @@ from caesura.ids import new_id, random_text
 from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
 from caesura.schema.common import Page, PageWithIds
 from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, JobEvent, Method
-from caesura.settings import Settings
 from caesura.store.rows import Telling
 
 router = APIRouter(prefix="/fine_tuning/jobs")
@@ -32,13 +31,16 @@ MAX_CHECKPOINTS_PAGE = 100
 #: A pause is answered when the job is paused, or after so long, when it still is pausing.
 PAUSE_WAIT_S = 3.0
 PAUSE_POLL_S = 0.05
+#: Of a job's creation: told again as they came.
+EXTRAS = ("trainingType", "eval_id")
 
 
 @router.post("")
-def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> FineTuningJob:
+def create(body: CreateJob, server: ServerDependency, caller: CallerDependency, tools: GraderTools) -> FineTuningJob:
     if body.method is not None and body.method.type == "reinforcement":
         _check_reinforcement(body, body.method, server, tools)
     base, start = _find_model(server, body.model)
+    suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
     job = Job(
@@ -46,7 +48,7 @@ def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> Fin
         created_at=int(time.time()),
         status=Status.VALIDATING_FILES,
         base=base,
-        model_name=format_model_name(base, server.settings.organization, body.suffix, random_text(8)),
+        model_name=format_model_name(base, server.organization, suffix, random_text(8)),
         method=_method(body),
         training_file=training.id,
         training_blob=training.blob,
@@ -54,9 +56,11 @@ def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> Fin
         validation_blob=None if validation is None else validation.blob,
         start_model=None if start is None else start.name,
         start_adapter=None if start is None else start.adapter,
-        suffix=body.suffix,
+        suffix=suffix,
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
+        extras={name: value for name in EXTRAS if (value := getattr(body, name)) is not None},
+        project=caller.project,
     )
     notes: list[Telling] = []
     if start is None and body.model != base:
@@ -66,7 +70,7 @@ def create(body: CreateJob, server: ServerDependency, tools: GraderTools) -> Fin
     except NotFound as error:  # the tuned model was deleted a moment ago
         raise _not_available(server, body.model) from error
     server.scheduler.wake()
-    return to_wire(job, server.settings)
+    return to_wire(job, server)
 
 
 def _find_model(server: Server, name: str) -> tuple[str, Model | None]:
@@ -146,7 +150,7 @@ def list_jobs(
     jobs, has_more = server.store.jobs.list(
         after=after, limit=min(limit, MAX_JOBS_PAGE), metadata=pairs, without_metadata=without
     )
-    return Page(data=[to_wire(job, server.settings) for job in jobs], has_more=has_more)
+    return Page(data=[to_wire(job, server) for job in jobs], has_more=has_more)
 
 
 def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
@@ -158,14 +162,14 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
 
 @router.get("/{job_id}")
 def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
-    return to_wire(server.store.jobs.get(job_id), server.settings)
+    return to_wire(server.store.jobs.get(job_id), server)
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, server: ServerDependency) -> FineTuningJob:
     job = server.store.jobs.cancel(job_id)
     server.scheduler.wake()
-    return to_wire(job, server.settings)
+    return to_wire(job, server)
 
 
 @router.post("/{job_id}/pause")
@@ -175,14 +179,20 @@ async def pause(job_id: str, server: ServerDependency) -> FineTuningJob:
     while job.status is Status.PAUSING and time.monotonic() < give_up_at:
         await asyncio.sleep(PAUSE_POLL_S)
         job = await run_in_threadpool(server.store.jobs.get, job_id)
-    return to_wire(job, server.settings)
+    return to_wire(job, server)
 
 
 @router.post("/{job_id}/resume")
 def resume(job_id: str, server: ServerDependency) -> FineTuningJob:
     job = server.store.jobs.resume(job_id)
     server.scheduler.wake()
-    return to_wire(job, server.settings)
+    return to_wire(job, server)
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete(job_id: str, store: OwnStore) -> None:
+    """Azure's: of a job that has ended."""
+    store.jobs.delete(job_id)
 
 
 @router.get("/{job_id}/events")
@@ -203,7 +213,7 @@ def list_checkpoints(
     )
 
 
-def to_wire(job: Job, settings: Settings) -> FineTuningJob:
+def to_wire(job: Job, server: Server) -> FineTuningJob:
     hyperparameters = _resolved(job)
     kind = job.method["type"]
     error = job.error
@@ -214,7 +224,7 @@ def to_wire(job: Job, settings: Settings) -> FineTuningJob:
         estimated_finish=job.estimated_finish,
         model=job.start_model or job.base,
         fine_tuned_model=job.fine_tuned_model,
-        organization_id=f"org-{settings.organization}",
+        organization_id=f"org-{server.organization}",
         status=job.status,
         training_file=job.training_file,
         validation_file=job.validation_file,
@@ -227,6 +237,7 @@ def to_wire(job: Job, settings: Settings) -> FineTuningJob:
         integrations=job.integrations,
         metadata=job.metadata,
         user_provided_suffix=job.suffix,
+        **job.extras,
     )
 
 

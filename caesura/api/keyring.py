@@ -1,4 +1,4 @@
-"""Which caller a key stands for."""
+"""Which caller a key stands for, and in which project it works."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 
+from caesura.api.explain import quote
+from caesura.errors import Unauthenticated
 from caesura.store.keys import Keys
-from caesura.tenancy import Caller, hash_key
+from caesura.tenancy import Caller, Role, hash_key
 
 #: A key that was looked up is believed for so long: a revoked one opens nothing after it.
 BELIEVED_S = 2.0
@@ -18,7 +21,7 @@ MAX_BELIEVED = 1024
 class KeyRing:
     """`fixed`: callers by the hash of keys that are in no table, the server's own. The rest `keys` knows.
 
-    `find` may be called from any thread.
+    May be used from any thread.
     """
 
     def __init__(self, keys: Keys, fixed: Mapping[str, Caller]) -> None:
@@ -33,13 +36,38 @@ class KeyRing:
         for own, caller in self._fixed.items():
             if hmac.compare_digest(own, digest):
                 return caller
-        believed = self._believed.get(digest)
-        if believed is not None and time.monotonic() - believed[1] < BELIEVED_S:
-            return believed[0]
-        self._believed.pop(digest, None)
-        caller = self._keys.find(digest)
-        if caller is not None:
-            self._believed[digest] = caller, time.monotonic()
-            while len(self._believed) > MAX_BELIEVED:
-                self._believed.popitem(last=False)
-        return caller
+        believed = self._believed.pop(digest, None)
+        if believed is None or time.monotonic() - believed[1] > BELIEVED_S:
+            caller = self._keys.find(digest)
+            if caller is None:
+                return None
+            believed = caller, time.monotonic()
+        self._believed[digest] = believed
+        if len(self._believed) > MAX_BELIEVED:
+            self._believed.popitem(last=False)
+        return believed[0]
+
+    def select(self, caller: Caller, organization: str, project: str) -> Caller:
+        """The caller in the organization and the project that its request's headers name; empty: its own.
+
+        Raises Unauthenticated for what its key does not open. The server's first key, which clients of OpenAI bring
+        together with names from there, works in its own project where there is none of that name.
+        """
+        is_known = caller.key_id is not None
+        if is_known and organization not in ("", caller.organization, caller.organization_id):
+            raise Unauthenticated(
+                f"The key belongs to the organization '{caller.organization_id}', not to '{quote(organization)}', "
+                "which the header OpenAI-Organization names.",
+                code="mismatched_organization",
+            )
+        if project in ("", caller.project):
+            return caller
+        named = self._keys.find_project(project) if caller.role is Role.ADMIN else None
+        if named is not None and (caller.is_server or named.organization == caller.organization):
+            return replace(caller, project=named.id, organization=named.organization)
+        if not is_known and not caller.is_server:
+            return caller
+        raise Unauthenticated(
+            f"The key does not open the project '{quote(project)}', which the header OpenAI-Project names.",
+            code="mismatched_project",
+        )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from caesura.api.state import Server, ServerDependency
+from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.errors import Forbidden, NotFound
 from caesura.jobs import Model
 from caesura.schema.files import Deleted
 from caesura.schema.models import ModelList, ModelObject
+from caesura.tenancy import Role
 
 router = APIRouter(prefix="/models")
 
@@ -29,12 +30,13 @@ def retrieve(name: str, server: ServerDependency) -> ModelObject:
 
 
 @router.delete("/{name:path}")
-def delete(name: str, server: ServerDependency) -> Deleted:
+def delete(name: str, server: ServerDependency, caller: CallerDependency) -> Deleted:
     if server.settings.resolve_base(name) is not None:
         raise Forbidden(
             f"The base model '{name}' cannot be deleted. Take it out of [models] in caesura.toml instead.",
             param="model",
         )
+    caller.require(Role.OWNER, f"delete the model '{name}'")
     server.store.models.delete(name)
     return Deleted(id=name, object="model")
 
@@ -44,4 +46,4 @@ def _base_to_wire(name: str, server: Server) -> ModelObject:
 
 
 def _tuned_to_wire(model: Model, server: Server) -> ModelObject:
-    return ModelObject(id=model.name, created=model.created_at, owned_by=server.settings.organization)
+    return ModelObject(id=model.name, created=model.created_at, owned_by=server.organization)

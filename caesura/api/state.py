@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
 from fastapi import Depends, Query
@@ -10,9 +10,10 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from caesura.graders.build import Tools
+from caesura.graders.judges import Judge, find_judge
 from caesura.graders.sandbox import Level
 from caesura.inference.engine import Engine
-from caesura.jobs import Model
+from caesura.jobs import FIRST_PROJECT, Model
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import Storage
@@ -36,35 +37,62 @@ class Server:
     #: Unix seconds.
     started_at: int
 
+    #: Whose request is served; None: nobody's, and all projects are seen.
+    caller: Caller | None = None
+
+    def of(self, caller: Caller) -> Server:
+        """The server as the caller sees it: what is another project's does not exist."""
+        return replace(self, store=self.store.of(caller.project), caller=caller)
+
+    @property
+    def organization(self) -> str:
+        return self.settings.organization if self.caller is None else self.caller.organization
+
     def resolve_model(self, name: str) -> str | Model | None:
         """What answers chat under `name`: a base model's name, or a tuned model; None if nothing does."""
         return self.settings.resolve_base(name) or self.store.models.find(name)
 
+    def find_judge(self, name: str) -> Judge | None:
+        """The judge of that name: the settings', else a model that answers chat."""
+        project = FIRST_PROJECT if self.caller is None else self.caller.project
+        return find_judge(self.settings, name, own_project=None if self.resolve_model(name) is None else project)
 
-def _get_server(request: Request) -> Server:
+
+def _get_any_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
-
-
-def _get_tools(request: Request) -> Tools:
-    return cast(Tools, request.app.state.grader_tools)
 
 
 def _get_caller(request: Request) -> Caller:
     return cast(Caller, request.scope["state"]["caller"])
 
 
+#: Whose key the request came with.
+CallerDependency = Annotated[Caller, Depends(_get_caller)]
+#: As nobody sees it: for what is answered without a key.
+AnyServer = Annotated[Server, Depends(_get_any_server)]
+
+
+def _get_server(server: AnyServer, caller: CallerDependency) -> Server:
+    return server.of(caller)
+
+
+#: As the caller sees it.
+ServerDependency = Annotated[Server, Depends(_get_server)]
+
+
+def _get_tools(request: Request, server: ServerDependency) -> Tools:
+    return replace(cast(Tools, request.app.state.grader_tools), find_judge=server.find_judge)
+
+
 def _absent_if_empty(value: str | None) -> str | None:
     return value or None
 
 
-ServerDependency = Annotated[Server, Depends(_get_server)]
-#: Whose key the request came with.
-CallerDependency = Annotated[Caller, Depends(_get_caller)]
 GraderTools = Annotated[Tools, Depends(_get_tools)]
 
 
-def _get_store(server: ServerDependency, caller: CallerDependency) -> Store:
-    return server.store.of(caller.project)
+def _get_store(server: ServerDependency) -> Store:
+    return server.store
 
 
 #: What is the caller's project's; nothing else exists in it.

@@ -32,24 +32,27 @@ class Judge:
     #: As the API calls it.
     model: str
     api_key: str | None = field(default=None, repr=False)
+    #: Whose model it is, of this server's own.
+    project: str | None = None
     #: It takes `reasoning_effort`, and neither `temperature` nor `top_p`.
     is_reasoning: bool = False
 
 
-def find_judge(settings: Settings, name: str, *, is_own: bool) -> Judge | None:
-    """The judge of the settings, else this server's own model (`is_own`: there is one of that name).
+def find_judge(settings: Settings, name: str, *, own_project: str | None) -> Judge | None:
+    """The judge of the settings, else this server's own model, asked for in `own_project`; None: it has none of that
+    name.
 
     Raises SettingsInvalid where the environment lacks the judge's key.
     """
     judge = settings.judges.get(name)
     if judge is None:
-        return Judge(name, None, name) if is_own else None
+        return None if own_project is None else Judge(name, None, name, project=own_project)
     api_key = None if judge.api_key_env is None else os.environ.get(judge.api_key_env)
     if judge.api_key_env is not None and not api_key:
         raise SettingsInvalid(
             f"The key of the judge '{name}' is looked for in the environment variable {judge.api_key_env}: set it."
         )
-    return Judge(name, judge.url, judge.model or name, api_key, judge.reasoning)
+    return Judge(name, judge.url, judge.model or name, api_key, is_reasoning=judge.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ class Judges:
                 judge, "is a model of this server, which cannot be asked from here. Name another under [judges]."
             )
         headers = {"content-type": "application/json"}
+        if judge.project is not None:
+            headers["openai-project"] = judge.project
         if judge.api_key is not None:
             headers["authorization"] = f"Bearer {judge.api_key}"
         path = "/chat/completions" if judge.url is None else f"{judge.url.rstrip('/')}/chat/completions"

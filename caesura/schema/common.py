@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import (
@@ -19,6 +20,10 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 Item = TypeVar("Item")
 
 
+#: In the request in hand, keys that are not known mean nothing and are no fault; so Azure has it.
+UNKNOWN_KEYS_ALLOWED: ContextVar[bool] = ContextVar("UNKNOWN_KEYS_ALLOWED", default=False)
+
+
 class Request(BaseModel):
     """A request body. A key that is not known is a fault (most often a misspelling); null means absent."""
 
@@ -29,7 +34,11 @@ class Request(BaseModel):
     def drop_nulls(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {key: item for key, item in cast(dict[str, Any], value).items() if item is not None}
+        given = cast(dict[str, Any], value)
+        if UNKNOWN_KEYS_ALLOWED.get():
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            given = {key: item for key, item in given.items() if key in known}
+        return {key: item for key, item in given.items() if item is not None}
 
 
 class Answer(BaseModel):

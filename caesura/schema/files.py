@@ -17,7 +17,7 @@ class FileObject(Answer):
     created_at: int
     filename: str
     purpose: str
-    status: Literal["processed"] = "processed"
+    status: Literal["processed", "pending"] = "processed"
 
 
 class Deleted(Answer):

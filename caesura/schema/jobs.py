@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, Tag, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from caesura.schema.chat import ResponseFormat
@@ -119,10 +119,11 @@ class CreateJob(Request):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
     integrations: NotOffered | None = None
-    # Sent by clients of other services; they mean nothing here.
-    trainingType: Any = None
-    user_provided_suffix: Any = None
-    eval_id: Any = None
+    #: Azure's name of the suffix.
+    user_provided_suffix: Suffix | None = None
+    # Sent by clients of other services: they mean nothing here, and are told again.
+    trainingType: Text | None = None
+    eval_id: Text | None = None
 
 
 class ErrorOfJob(Answer):
@@ -132,6 +133,10 @@ class ErrorOfJob(Answer):
 
 
 class FineTuningJob(Answer):
+    """What was sent for other services stands beside these keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int

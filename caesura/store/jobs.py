@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy import Connection, Select, insert, select, update
 
 from caesura.errors import InvalidJobState, InvalidRequest, NotFound
 from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
@@ -27,7 +27,8 @@ class Jobs:
     def __init__(self, database: Database, project: str | None = None) -> None:
         self._database = database
         self._project = project
-        self._own = within(tables.jobs, project)
+        self._known = within(tables.jobs, project)
+        self._own = self._known & _JOBS.deleted_at.is_(None)
 
     def create(self, job: Job, *notes: Telling) -> None:
         """Store a new job with its first events, `notes` after OpenAI's own two.
@@ -62,7 +63,9 @@ class Jobs:
             query = query.where(_JOBS.metadata.is_(None))
         with self._database.read() as connection:
             if after is not None:
-                cursor = connection.execute(select(_JOBS.seq).where(_JOBS.id == after, self._own)).scalar_one_or_none()
+                cursor = connection.execute(
+                    select(_JOBS.seq).where(_JOBS.id == after, self._known)
+                ).scalar_one_or_none()
                 if cursor is None:
                     raise InvalidRequest(f"Invalid 'after': there is no job '{after}'.", param="after")
                 query = query.where(_JOBS.seq < cursor)
@@ -168,6 +171,17 @@ class Jobs:
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
 
+    def delete(self, job_id: str) -> None:
+        """Take an ended job out of sight; its models and files stay. Raises NotFound and InvalidJobState."""
+        statement = update(tables.jobs).where(_JOBS.id == job_id, _JOBS.status.in_(FINAL), self._own)
+        with self._database.write() as connection:
+            if not connection.execute(statement.values(deleted_at=now())).rowcount:
+                job = get_job(connection, job_id, self._project)
+                raise InvalidJobState(
+                    f"Job {job.id} cannot be deleted: its status is '{job.status}', and it must have ended. Cancel it "
+                    "first."
+                )
+
 
 def newest_states(job_id: str) -> Select[Any]:
     """The query of a job's training states, newest first."""
@@ -177,7 +191,8 @@ def newest_states(job_id: str) -> Select[Any]:
 
 def get_job(connection: Connection, job_id: str, project: str | None = None) -> Job:
     """Raises NotFound, also where the job is another project's than `project`."""
-    query = select(tables.jobs).where(_JOBS.id == job_id, within(tables.jobs, project))
+    is_it = (_JOBS.id == job_id, _JOBS.deleted_at.is_(None), within(tables.jobs, project))
+    query = select(tables.jobs).where(*is_it)
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")

@@ -94,22 +94,44 @@ class Keys:
         if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
             return None
         key = _to_key(row)
-        return Caller(key.id, key.organization, key.project, key.role, key.requests_per_minute, key.max_file_bytes)
+        return Caller(
+            key.id,
+            key.organization,
+            key.project,
+            key.role,
+            requests_per_minute=key.requests_per_minute,
+            max_file_bytes=key.max_file_bytes,
+        )
 
     def adopt(self, organization: str) -> None:
-        """Make the first project the organization's, when there is none yet."""
+        """Make the first project the organization's."""
+        is_first = _PROJECTS.id == FIRST_PROJECT
         with self._database.read() as connection:
-            if connection.execute(select(_PROJECTS.id).where(_PROJECTS.id == FIRST_PROJECT)).first() is not None:
-                return
+            owner = connection.execute(select(_PROJECTS.organization).where(is_first)).scalar_one_or_none()
+        if owner == organization:
+            return  # the usual case takes no write transaction
         with self._database.write() as connection:
-            if connection.execute(select(_PROJECTS.id).where(_PROJECTS.id == FIRST_PROJECT)).first() is None:
+            if not connection.execute(
+                update(tables.projects).where(is_first).values(organization=organization)
+            ).rowcount:
                 _insert_project(connection, FIRST_PROJECT, organization, "default")
+
+    def find_project(self, project_id: str) -> Project | None:
+        with self._database.read() as connection:
+            row = connection.execute(_PROJECT_QUERY.where(_PROJECTS.id == project_id)).mappings().one_or_none()
+        return None if row is None else _to_project(row)
 
     def projects(self) -> list[Project]:
         """Oldest first."""
         with self._database.read() as connection:
-            rows = connection.execute(select(tables.projects).order_by(_PROJECTS.seq)).mappings()
-            return [Project(row["id"], row["organization"], row["name"], row["created_at"]) for row in rows]
+            return [_to_project(row) for row in connection.execute(_PROJECT_QUERY.order_by(_PROJECTS.seq)).mappings()]
+
+
+_PROJECT_QUERY = select(tables.projects)
+
+
+def _to_project(row: RowMapping) -> Project:
+    return Project(row["id"], row["organization"], row["name"], row["created_at"])
 
 
 def _query() -> Select[Any]:

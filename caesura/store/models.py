@@ -45,6 +45,16 @@ class Models:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else to_model(row)
 
+    def get(self, name: str) -> Model:
+        """The project's own model of this name, or checkpoint of this id. Raises NotFound."""
+        is_it = (_MODELS.name == name) | (_MODELS.id == name)
+        query = select(tables.models).where(is_it, _MODELS.deleted_at.is_(None), self._own)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
+        return to_model(row)
+
     def list(self) -> list[Model]:
         """Every tuned model of the project's own, oldest first."""
         query = select(tables.models).where(_MODELS.deleted_at.is_(None), self._own).order_by(_MODELS.seq)

@@ -33,19 +33,25 @@ class Permissions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, checkpoint: str, projects: Sequence[str]) -> list[Permission]:
-        """One for each project, in their order; a project that has one already keeps it. Raises NotFound for a project
-        that there is none of.
+    def create(self, checkpoint: str, projects: Sequence[str], organization: str) -> list[Permission]:
+        """One for each project, in their order; a project that has one already keeps it. Raises InvalidRequest for a
+        project that the organization has not.
         """
-        known = select(tables.projects.c.id).where(tables.projects.c.id.in_(projects))
+        projects = list(dict.fromkeys(projects))
+        ids = tables.projects.c.id
+        known = select(ids).where(ids.in_(projects), tables.projects.c.organization == organization)
         live = (_PERMISSIONS.checkpoint == checkpoint, _PERMISSIONS.deleted_at.is_(None))
         with self._database.write() as connection:
             missing = set(projects) - set(connection.execute(known).scalars())
             if missing:
                 name = next(project for project in projects if project in missing)
-                raise NotFound(f"There is no project '{name}'.", param="project_ids")
+                raise InvalidRequest(
+                    f"Invalid 'project_ids': there is no project '{name}'. `caesura keys list` shows them.",
+                    param="project_ids",
+                    code="invalid_value",
+                )
             had = set(connection.execute(select(_PERMISSIONS.project).where(*live)).scalars())
-            for project in dict.fromkeys(projects):
+            for project in projects:
                 if project not in had:
                     values = {"id": new_id("cp_"), "created_at": now(), "checkpoint": checkpoint, "project": project}
                     connection.execute(insert(tables.permissions).values(values))

@@ -133,6 +133,10 @@ jobs = Table(
     Column("worker", String(64)),
     Column("lease_token", String(64)),
     Column("lease_expires_at", Float),
+    # What clients of other services send and want to see again.
+    Column("extras", JSON, nullable=False, server_default="{}"),
+    # A tombstone: the cursor of a deleted job still works.
+    Column("deleted_at", BigInteger),
     Index("jobs_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )

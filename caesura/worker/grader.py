@@ -16,7 +16,7 @@ from caesura.graders.build import Tools, build_grader
 from caesura.graders.calls import open_client, send
 from caesura.graders.comparer import Comparer
 from caesura.graders.grade import Grader, GraderFault
-from caesura.graders.judges import Judges, find_judge
+from caesura.graders.judges import Judge, Judges, find_judge
 from caesura.graders.sandbox import Level, Sandbox, find_level
 from caesura.graders.tool_servers import ToolServers
 from caesura.jobs import Job
@@ -37,7 +37,7 @@ def open_grading(job: Job, settings: Settings, store: Store, on_waiting: Callabl
     async def open_grader() -> AsyncGenerator[Grader, None]:
         transport = OwnServer(settings.data_dir)
         async with httpx.AsyncClient(transport=transport, base_url="http://own/v1", timeout=None) as own:
-            tools = _open_tools(settings, store, own)
+            tools = _open_tools(settings, store.of(job.project), own, job.project)
             try:
                 yield build_grader(spec, tools, "method.reinforcement.grader")
             finally:
@@ -81,19 +81,20 @@ class OwnServer(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
 
-def _open_tools(settings: Settings, store: Store, own: httpx.AsyncClient) -> Tools:
+def _open_tools(settings: Settings, store: Store, own: httpx.AsyncClient, project: str) -> Tools:
     level = find_level()
 
     async def embed(texts: list[str]) -> list[list[float]]:
         return await _embed(own, {"model": settings.embedding_model, "input": texts})
 
-    def is_own(name: str) -> bool:
-        return settings.resolve_base(name) is not None or store.models.find(name) is not None
+    def find(name: str) -> Judge | None:
+        is_own = settings.resolve_base(name) is not None or store.models.find(name) is not None
+        return find_judge(settings, name, own_project=project if is_own else None)
 
     return Tools(
         judges=Judges(own),
         comparer=Comparer(),
-        find_judge=lambda name: find_judge(settings, name, is_own=is_own(name)),
+        find_judge=find,
         sandbox=None if level is Level.NONE else Sandbox(level),
         client=open_client(max_idle_connections=0),
         embed=None if settings.embedding_model is None else embed,

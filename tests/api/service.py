@@ -246,6 +246,7 @@ def build_service(
     sandbox_level: Level | None = None,
 ) -> Service:
     store = open_store(settings.data_dir)
+    store.keys.adopt(settings.organization)
     storage = LocalStorage(settings.data_dir / "blobs")
     executor, engine = ExecutorDouble(), EngineDouble()
     scheduler = Scheduler(store, storage, settings.slots, lambda _wake: executor)

@@ -11,10 +11,14 @@ import openai
 import pytest
 from openai import OpenAI
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from caesura.api.front import Front
+from caesura.api.gate import Gate
+from caesura.api.keyring import KeyRing
 from caesura.app import build_app
+from caesura.store.database import Database
+from caesura.store.keys import Keys
 from tests.api.service import KEY, HttpServer, Service, error_of
 
 
@@ -127,6 +131,12 @@ def test_a_trailing_slash_is_taken_where_something_is_posted(service: Service) -
     assert service.http.post("/v1/files/", files=files, data={"purpose": "fine-tune"}).status_code == 200
 
 
+def front(app: ASGIApp) -> Front:
+    return Front(
+        app, gate=Gate(KeyRing(Keys(Database("sqlite://")), {}), None), organization="caesura", lenient_body=False
+    )
+
+
 def run(app: Any, *received: dict[str, Any]) -> list[dict[str, Any]]:
     """What the application sends to a client who sent this."""
     sent: list[dict[str, Any]] = []
@@ -147,7 +157,7 @@ def test_a_client_who_leaves_is_not_answered_and_no_fault_in_the_log(caplog: pyt
     async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
         await Request({"type": "http"}, receive).body()
 
-    assert run(Front(app, [KEY], "caesura"), {"type": "http.disconnect"}) == []
+    assert run(front(app), {"type": "http.disconnect"}) == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -159,7 +169,7 @@ def test_an_answer_that_breaks_half_sent_is_broken_off(caplog: pytest.LogCapture
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
-        run(Front(app, [KEY], "caesura"))
+        run(front(app))
     assert "half way" in caplog.text
 
 
@@ -169,6 +179,6 @@ def test_what_is_not_http_passes_untouched() -> None:
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         seen.append(scope)
 
-    asyncio.run(Front(app, [KEY], "caesura")({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(front(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
     assert seen == [{"type": "lifespan"}]

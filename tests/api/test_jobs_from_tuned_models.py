@@ -7,6 +7,7 @@ import pytest
 from caesura.jobs import Artifact, Job, Lease
 from caesura.settings import BaseModelSettings, Settings
 from caesura.store import Store
+from caesura.store.jobs import Jobs
 from tests.api.job_shapes import JOB, post
 from tests.api.service import Service, assert_shape, error_of
 
@@ -97,13 +98,13 @@ def test_a_model_that_is_deleted_while_the_job_is_made_is_refused(
     service: Service, tuned: tuple[Job, Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tuned[0].checkpoint_name(1)
-    create = service.store.jobs.create
+    create = Jobs.create
 
-    def delete_and_create(*job: Any) -> None:
+    def delete_and_create(jobs: Jobs, *job: Any) -> None:
         service.store.models.delete(checkpoint)
-        create(*job)
+        create(jobs, *job)
 
-    monkeypatch.setattr(service.store.jobs, "create", delete_and_create)
+    monkeypatch.setattr(Jobs, "create", delete_and_create)
 
     assert refusal(service, checkpoint).startswith(f"Model {checkpoint} is not available")
     assert len(service.client.fine_tuning.jobs.list().data) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from caesura.errors import BlobDamaged, DatabaseUnavailable, EngineUnavailable, InvalidRequest
 from caesura.inference.engine import Finished, Piece, Text, TokenLogprob, ToolCall
+from caesura.store.responses import Responses
 from tests.api.service import PATIENCE_S, EngineDouble, Service, Waiting, error_of
 from tests.api.test_responses import CALLS, WEATHER, Review, post
 
@@ -232,10 +233,10 @@ def test_a_fault_before_the_first_piece_has_its_status(service: Service, engine:
 def test_a_response_that_cannot_be_kept_is_not_told_as_completed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def create(_stored: Any) -> None:
+    def create(_self: Responses, _stored: Any) -> None:
         raise DatabaseUnavailable
 
-    monkeypatch.setattr(service.store.responses, "create", create)
+    monkeypatch.setattr(Responses, "create", create)
     *before, last = stream(service)
 
     assert last["type"] == "response.failed"

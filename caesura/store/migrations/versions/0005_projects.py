@@ -58,3 +58,5 @@ def upgrade() -> None:
     for table in ('files', 'jobs', 'models', 'responses'):
         op.add_column(table, sa.Column('project', sa.String(length=64), server_default='proj_default', nullable=False))
         op.create_index(f'{table}_of_project', table, ['project', 'seq'], unique=False)
+    op.add_column('jobs', sa.Column('extras', sa.JSON(), server_default='{}', nullable=False))
+    op.add_column('jobs', sa.Column('deleted_at', sa.BigInteger(), nullable=True))
