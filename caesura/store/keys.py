@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 
-from caesura.errors import NotFound
+from caesura.errors import NotFound, SettingsInvalid
 from caesura.ids import new_api_key, new_id
 from caesura.jobs import FIRST_PROJECT
 from caesura.store import tables
@@ -16,6 +16,8 @@ from caesura.store.database import Database
 from caesura.store.rows import now
 from caesura.tenancy import Caller, Project, Role, hash_key
 
+#: The name of the first project.
+FIRST_NAME = "default"
 _KEYS, _PROJECTS = tables.api_keys.c, tables.projects.c
 
 
@@ -46,7 +48,7 @@ class Keys:
         name: str,
         *,
         organization: str,
-        project: str = "default",
+        project: str = FIRST_NAME,
         role: Role = Role.MEMBER,
         expires_at: int | None = None,
         requests_per_minute: int | None = None,
@@ -104,17 +106,22 @@ class Keys:
         )
 
     def adopt(self, organization: str) -> None:
-        """Make the first project the organization's."""
+        """Make the first project the organization's. Raises SettingsInvalid where that has another of its name."""
         is_first = _PROJECTS.id == FIRST_PROJECT
         with self._database.read() as connection:
             owner = connection.execute(select(_PROJECTS.organization).where(is_first)).scalar_one_or_none()
         if owner == organization:
             return  # the usual case takes no write transaction
+        others = select(_PROJECTS.id).where(_PROJECTS.organization == organization, _PROJECTS.name == FIRST_NAME)
         with self._database.write() as connection:
-            if not connection.execute(
-                update(tables.projects).where(is_first).values(organization=organization)
-            ).rowcount:
-                _insert_project(connection, FIRST_PROJECT, organization, "default")
+            if connection.execute(others).first() is not None:
+                raise SettingsInvalid(
+                    f"The setting 'organization' is '{organization}', which has a project '{FIRST_NAME}' of its own "
+                    f"already: the server's first project, of '{owner}', cannot become another. Set it back."
+                )
+            moved = connection.execute(update(tables.projects).where(is_first).values(organization=organization))
+            if not moved.rowcount:
+                _insert_project(connection, FIRST_PROJECT, organization, FIRST_NAME)
 
     def find_project(self, project_id: str) -> Project | None:
         with self._database.read() as connection:
