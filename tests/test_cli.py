@@ -177,7 +177,9 @@ def settings_of(*arguments: str) -> Settings:
 def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
     flag, value = "--" + name.replace("_", "-"), VALUES[name]
     text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-    arguments = [flag.replace("--", "--no-", 1)] if value is False else [flag, text]
+    arguments = [flag, text]
+    if isinstance(value, bool):
+        arguments = [flag if value else flag.replace("--", "--no-", 1)]
 
     assert plain(settings_of(*arguments))[name] == value
     assert plain(settings_of()) == plain(Settings())
