@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     engine_api_key_env: str | None = Field(
         default=None, description="The environment variable that holds that server's key; default: no key is sent."
     )
+    sampling: Literal["local", "engine"] = Field(
+        default="local",
+        description="Where answers of reinforcement jobs are sampled: in the worker, or by the server at engine_url.",
+    )
     models: dict[str, BaseModelSettings] = Field(
         default_factory=dict[str, BaseModelSettings], description="Base models by name."
     )
@@ -194,6 +198,12 @@ class Settings(BaseSettings):
     @classmethod
     def _expand_model(cls, path: str | None) -> str | None:
         return str(Path(path).expanduser()) if path is not None and path.startswith("~") else path
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        if self.sampling == "engine" and self.engine_url is None:
+            raise ValueError("sampling is 'engine', and there is no engine_url; set it, or leave sampling out")
+        return self
 
     @model_validator(mode="after")
     def _check_aliases(self) -> Self:

@@ -10,6 +10,8 @@ import pytest
 from caesura.errors import SettingsInvalid
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, OPENAI_MODELS, Settings, load_settings
 
+#: What a setting needs beside itself.
+NEEDED: dict[str, dict[str, Any]] = {"sampling": {"engine_url": "http://10.0.0.7:8001/v1"}}
 #: Of every setting a value that is not its default, as TOML, the environment and the command line take it.
 VALUES: dict[str, Any] = {
     "host": "::1",
@@ -34,6 +36,7 @@ VALUES: dict[str, Any] = {
     "embedding_model": "BAAI/bge-small-en-v1.5",
     "engine_url": "http://10.0.0.7:8001/v1",
     "engine_api_key_env": "KEY_OF_THE_ENGINE",
+    "sampling": "engine",
     "judges": {"stern": {"url": "https://api.example.com/v1", "model": "m", "api_key_env": "KEY", "reasoning": True}},
     "allowed_private_hosts": ["127.0.0.1:9000", "10.0.0.0/8"],
     "allowed_tool_hosts": ["tools.example.com", "127.0.0.1:7072"],
@@ -75,10 +78,11 @@ def test_every_setting_is_tested_here() -> None:
 def test_a_setting_has_one_name_in_the_file_in_the_environment_and_as_an_argument(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = VALUES[name]
-    from_file = load_settings(write_toml(tmp_path / "caesura.toml", {name: value}), {})
-    from_flags = load_settings(None, {name: value})
-    monkeypatch.setenv(f"CAESURA_{name.upper()}", value if isinstance(value, str) else json.dumps(value))
+    value, needed = VALUES[name], NEEDED.get(name, {})
+    from_file = load_settings(write_toml(tmp_path / "caesura.toml", {name: value, **needed}), {})
+    from_flags = load_settings(None, {name: value, **needed})
+    for key, text in {name: value, **needed}.items():
+        monkeypatch.setenv(f"CAESURA_{key.upper()}", text if isinstance(text, str) else json.dumps(text))
     from_environment = load_settings(None, {})
 
     assert plain(from_file)[name] == plain(from_flags)[name] == plain(from_environment)[name] == value
@@ -111,6 +115,7 @@ def test_a_server_binds_this_machine_alone_unless_told_otherwise() -> None:
         ({"models": {"qwen": {}}}, "models.qwen.path: Field required"),
         ({"models": {"qwen": {"path": "x", "size": 1}}}, "models.qwen.size: Extra inputs"),
         ({"aliases": {"a": 1}}, "aliases.a: "),
+        ({"sampling": "engine"}, "there is no engine_url"),
     ],
 )
 def test_a_faulty_setting_is_refused_by_name_and_value(tmp_path: Path, values: dict[str, Any], message: str) -> None:

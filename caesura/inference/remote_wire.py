@@ -73,9 +73,13 @@ def _chat_body(request: ChatRequest) -> dict[str, Any]:
         named = {"type": "function", "function": {"name": choice[1]}} if isinstance(choice, tuple) else choice
         body |= {"tools": request.tools, "tool_choice": named, "parallel_tool_calls": request.parallel_tool_calls}
     if request.json_schema is not None:
-        schema = {"name": "answer", "strict": True, "schema": request.json_schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body["response_format"] = schema_format(request.json_schema)
     return body
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """The `response_format` of an answer that is held to the schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 class _Usage(BaseModel):

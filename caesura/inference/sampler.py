@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from caesura.inference.batch import MAX_ROWS, Batch
 from caesura.inference.draw import Draw, Drawn, Mask
 from caesura.inference.engine import Piece
 from caesura.inference.prompt import Prompt
 from caesura.models.decoding import Decoder
+from caesura.models.decoding.adapters import LoadedAdapter
+from caesura.models.lora import Adapter
+
+#: An adapter as its sampling has it.
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,58 @@ class Parameters:
     logit_bias: dict[int, float] = field(default_factory=dict[int, float])
     #: Makes what a sample is held to, anew for each; one that is complete has ended, though no end token came.
     make_mask: Callable[[], Form] | None = None
+    #: The same as a JSON schema, for who samples elsewhere.
+    json_schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; a sample has at least one token")
+
+
+class Sampling(Protocol[Loaded]):
+    """Where samples come from: here (`LocalSampling`), or another server (`remote_sampling`)."""
+
+    def load(self, adapter: Adapter) -> Loaded:
+        """The adapter, ready to be sampled with."""
+        ...
+
+    def sample(
+        self,
+        adapter: Loaded,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: Sequence[Parameters],
+        watch: Callable[[], None],
+        on_end: OnEnd,
+    ) -> None:
+        """For each prompt a sample for each of its seeds, told to `on_end`. `watch` is called often.
+
+        What `watch` or `on_end` raises ends the call. Raises CaesuraError where a sample cannot be had.
+        """
+        ...
+
+
+class LocalSampling:
+    """Samples from a decoder of this process, `max_rows` at a time."""
+
+    def __init__(self, decoder: Decoder, max_rows: int) -> None:
+        self._decoder = decoder
+        self._sampler = Sampler(decoder, max_rows)
+
+    def load(self, adapter: Adapter) -> LoadedAdapter:
+        return self._decoder.load(adapter)
+
+    def sample(
+        self,
+        adapter: LoadedAdapter,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: Sequence[Parameters],
+        watch: Callable[[], None],
+        on_end: OnEnd,
+    ) -> None:
+        asked = [Prompt([*token_ids], adapter) for token_ids in prompts]
+        self._sampler.sample(asked, seeds, parameters, watch=watch, on_end=on_end)
 
 
 class Sampler:

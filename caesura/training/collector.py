@@ -58,7 +58,7 @@ class Wanted:
 class Collector:
     """`watch` is called often, and raises StepInterrupted when the step is to be left."""
 
-    policy: Policy
+    policy: Policy[Any]
     grading: Grading
     sampled_together: int
     watch: Callable[[], None]

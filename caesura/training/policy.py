@@ -1,4 +1,4 @@
-"""The model as it is sampled from: a base of its own beside the one that is trained, and whatever adapter is given."""
+"""The model as it answers: messages made of samples, in several turns where it may call tools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic
 
 from caesura.data.order import derive_seed
 from caesura.data.prompt_tokens import PromptTokens
@@ -15,11 +15,8 @@ from caesura.graders.grade import Grade, Score
 from caesura.graders.tool_servers import EpisodeDropped, ToolServers
 from caesura.inference.episode import continuation_ids, read_answer
 from caesura.inference.grammar import build_constraint
-from caesura.inference.prompt import Prompt
-from caesura.inference.sampler import Parameters, Sample, Sampler
+from caesura.inference.sampler import Loaded, Parameters, Sample, Sampling
 from caesura.inference.tools import ToolFormat
-from caesura.models.decoding import Decoder
-from caesura.models.decoding.adapters import LoadedAdapter
 from caesura.models.loading import Base
 from caesura.models.lora import Adapter
 from caesura.training.grading import Grading
@@ -76,31 +73,29 @@ class _Episode:
         )
 
 
-class Policy:
-    """`base` is the decoder's; `tool_format` says how it calls tools, `max_tokens` bounds an answer."""
+class Policy(Generic[Loaded]):
+    """`tool_format` says how the base calls tools, `max_tokens` bounds an answer."""
 
     def __init__(
         self,
         base: Base,
-        decoder: Decoder,
+        sampling: Sampling[Loaded],
         tool_format: ToolFormat | None,
         max_tokens: int,
-        sampled_together: int,
         http_tools: HttpTools | None = None,
     ) -> None:
         self._base = base
-        self._decoder = decoder
+        self._sampling = sampling
         self._tool_format = tool_format
         self._max_tokens = max_tokens
         self._http_tools = http_tools
-        self._sampler = Sampler(decoder, sampled_together)
 
-    def load(self, adapter: Adapter) -> LoadedAdapter:
-        return self._decoder.load(adapter)
+    def load(self, adapter: Adapter) -> Loaded:
+        return self._sampling.load(adapter)
 
     def sample(
         self,
-        adapter: LoadedAdapter,
+        adapter: Loaded,
         prompts: Sequence[PromptTokens],
         seeds: Sequence[Sequence[int]],
         watch: Callable[[], None],
@@ -125,7 +120,7 @@ class Policy:
 
     def _turn(
         self,
-        adapter: LoadedAdapter,
+        adapter: Loaded,
         groups: Sequence[Sequence[_Episode]],
         watch: Callable[[], None],
         take: Callable[[Rollout], None],
@@ -143,12 +138,13 @@ class Policy:
             else:
                 take(episode.rollout())
 
-        self._sampler.sample(
-            [Prompt([*group[0].prompt.token_ids, *group[0].answer_ids], adapter) for group in groups],
+        self._sampling.sample(
+            adapter,
+            [[*group[0].prompt.token_ids, *group[0].answer_ids] for group in groups],
             [[_seed_of_turn(episode) for episode in group] for group in groups],
             [self._parameters(group[0]) for group in groups],
-            watch=watch,
-            on_end=end,
+            watch,
+            end,
         )
         return sorted(going_on, key=lambda episode: (episode.prompt.line, episode.sample_index))
 
@@ -158,6 +154,7 @@ class Policy:
             max_tokens=episode.budget(self._max_tokens),
             eos_token_ids=self._base.eos_token_ids,
             make_mask=None if schema is None else partial(build_constraint, self._base, schema),
+            json_schema=schema,
         )
 
     def _add_answer(self, episode: _Episode, sample: Sample) -> None:

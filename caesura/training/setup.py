@@ -20,6 +20,7 @@ from caesura.data.rows import Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.graders.tool_servers import ToolServers
 from caesura.inference.grammar import build_constraint
+from caesura.inference.sampler import LocalSampling, Sampling
 from caesura.inference.tools import find_format
 from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
@@ -53,6 +54,8 @@ class Surroundings:
     #: Called often in the middle of a step; raises StepInterrupted when that is to be left.
     watch: Callable[[], None]
     tool_servers: ToolServers | None = None
+    #: Where answers are sampled; None: here, from a second copy of the base.
+    sampling: Sampling[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ def set_up(
     if job.method["type"] == "reinforcement":
         assert surroundings is not None
         prompts = cast(Sequence[PromptRow], training), cast(Sequence[PromptRow], validation)
-        policy = _build_policy(_load(job, settings, plan), plan, job.method["reinforcement"], surroundings)
+        sampling = surroundings.sampling or _sample_here(_load(job, settings, plan), plan)
+        policy = _build_policy(base, sampling, plan, job.method["reinforcement"], surroundings)
         return _set_up_reinforcement(base, plan, job, *prompts, start, policy, surroundings)
     return _set_up_supervised(base, plan, job.seed, cast(Sequence[Row], training), cast(Sequence[Row], validation))
 
@@ -145,7 +149,7 @@ def _set_up_reinforcement(
     training: Sequence[PromptRow],
     validation: Sequence[PromptRow],
     start: Adapter | None,
-    policy: Policy,
+    policy: Policy[Any],
     surroundings: Surroundings,
 ) -> Setup:
     assert plan.reasoning_effort is not None
@@ -184,18 +188,22 @@ def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -
         raise InvalidRequest(error.message, param=f"method.reinforcement.{error.param}") from error
 
 
-def _build_policy(base: Base, plan: Plan, method: dict[str, Any], surroundings: Surroundings) -> Policy:
+def _sample_here(base: Base, plan: Plan) -> LocalSampling:
     """`base` is a second one: a decoder packs the weights for itself."""
-    assert plan.max_completion_tokens is not None
     assert plan.sampled_together is not None
+    return LocalSampling(build_decoder(base.model), plan.sampled_together)
+
+
+def _build_policy(
+    base: Base, sampling: Sampling[Any], plan: Plan, method: dict[str, Any], surroundings: Surroundings
+) -> Policy[Any]:
+    assert plan.max_completion_tokens is not None
     servers = surroundings.tool_servers
     tools = None
     if servers is not None:
         tools = HttpTools(servers, method.get("max_episode_steps", DEFAULT_EPISODE_STEPS), surroundings.grading)
     tool_format = find_format(tool_template(base.tokenizer))
-    return Policy(
-        base, build_decoder(base.model), tool_format, plan.max_completion_tokens, plan.sampled_together, tools
-    )
+    return Policy(base, sampling, tool_format, plan.max_completion_tokens, tools)
 
 
 def _load(job: Job, settings: BaseModelSettings, plan: Plan) -> Base:

@@ -27,6 +27,7 @@ from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
 from caesura.worker.results import to_csv
+from caesura.worker.sampling import open_sampling
 from caesura.worker.saver import Saver
 
 logger = logging.getLogger(__name__)
@@ -120,11 +121,14 @@ class Attempt:
         """What a job of reinforcement needs of this process, open as long as `opened` is."""
         if self._job.method["type"] != "reinforcement":
             return None
-        grading = opened.enter_context(open_grading(self._job, self._settings, self._store, self._wait_for_judge))
+        grading = opened.enter_context(open_grading(self._job, self._settings, self._store, self._wait_for_server))
         servers = opened.enter_context(open_tool_servers(self._job, self._settings, grading))
-        return Surroundings(grading, self._watch, servers)
+        sampling = opened.enter_context(
+            open_sampling(self._job, self._settings, self._storage, grading, self._wait_for_server)
+        )
+        return Surroundings(grading, self._watch, servers, sampling)
 
-    def _wait_for_judge(self, words: str) -> None:
+    def _wait_for_server(self, words: str) -> None:
         self._warn(Told.WAITING.format(words=words), f"waiting:{time.time():.0f}")
 
     def _watch(self) -> None:

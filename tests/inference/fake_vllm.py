@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ from caesura.inference.engine import (
     ToolArguments,
     ToolCall,
 )
+from caesura.inference.grammar import build_constraint
+from caesura.inference.sampler import LocalSampling, Parameters, Sample
 from caesura.jobs import Artifact
+from caesura.models.loading import Base
+from caesura.models.lora import from_files
 from tests.api.service import HttpServer
 
 BASE = "micro"
@@ -328,3 +333,52 @@ def _completion_logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any] |
             for one in logprobs
         ],
     }
+
+
+# Over a decoder: completions of tokens, as a trainer asks for them.
+
+
+class OverDecoder:
+    """Answers prompts of token ids with the tokens and their log-probabilities, by the adapters' own files.
+
+    `change`: what is told in the place of a log-probability.
+    """
+
+    def __init__(self, base: Base, sampling: LocalSampling, change: Callable[[float], float] | None = None) -> None:
+        self._base = base
+        self._sampling = sampling
+        self._change = change or (lambda logprob: logprob)
+
+    async def __call__(self, path: str, body: dict[str, Any], adapter: Path | None) -> AsyncGenerator[bytes, None]:
+        assert path == "/completions"
+        assert adapter is not None
+        assert body["return_token_ids"]
+        assert body["logprobs"] == 0
+        format = body.get("response_format")
+        schema = None if format is None else format["json_schema"]["schema"]
+        parameters = Parameters(
+            body["max_tokens"],
+            frozenset(body["stop_token_ids"]),
+            body["temperature"],
+            body["top_p"],
+            make_mask=None if schema is None else partial(build_constraint, self._base, schema),
+        )
+        loaded = self._sampling.load(from_files({path.name: path.read_bytes() for path in adapter.iterdir()}))
+        samples: list[Sample] = []
+        self._sampling.sample(
+            loaded,
+            [body["prompt"]],
+            [[body["seed"]]],
+            [parameters],
+            lambda: None,
+            lambda *told: samples.append(told[2]),
+        )
+        (sample,) = samples
+        choice = {
+            "index": 0,
+            "text": "",
+            "token_ids": sample.token_ids,
+            "logprobs": {"token_logprobs": [self._change(logprob) for logprob in sample.logprobs]},
+            "finish_reason": "stop" if sample.has_ended else "length",
+        }
+        yield json.dumps({"choices": [choice]}).encode()

@@ -15,10 +15,10 @@ from caesura.data.prompts import PromptRow
 from caesura.graders.calls import Retry, open_client
 from caesura.graders.grade import Grader
 from caesura.graders.tool_servers import ToolServers
-from caesura.inference.prompt import Prompt
 from caesura.inference.sampler import OnEnd, Parameters, Sample
 from caesura.inference.tools import find_format
 from caesura.models.loading import Base, load_base, tool_template
+from caesura.models.lora import Adapter
 from caesura.schema.jobs import ToolServer
 from caesura.settings import EMBEDDED_BASE_PATH, BaseModelSettings
 from caesura.training.grading import Grading
@@ -46,19 +46,22 @@ class ScriptedSampler:
         self.prompts: list[list[int]] = []
         self.max_tokens: list[int] = []
 
+    def load(self, adapter: Adapter) -> None:
+        raise AssertionError
+
     def sample(
         self,
-        prompts: Sequence[Prompt],
+        adapter: None,
+        prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
         parameters: Sequence[Parameters],
-        *,
         watch: Callable[[], None],
         on_end: OnEnd,
     ) -> None:
         tokenizer: Any = self._base.tokenizer
         text = self._turns.pop(0)
         for row, prompt in enumerate(prompts):
-            self.prompts.append(list(prompt.token_ids))
+            self.prompts.append(list(prompt))
             self.max_tokens.append(parameters[row].max_tokens)
             token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             for column in range(len(seeds[row])):
@@ -93,13 +96,11 @@ def play(base: Base, grading: Grading) -> Iterator[Play]:
         sampler = ScriptedSampler(base, *turns)
         policy = Policy(
             base,
-            cast(Any, None),
+            sampler,
             find_format(tool_template(base.tokenizer)),
             max_tokens,
-            64,
             HttpTools(servers, max_steps, grading),
         )
-        policy._sampler = cast(Any, sampler)
         row = PromptRow(7, [{"role": "user", "content": "1 + 1?"}], TOOLS, {"answer": "2"})
         prompt = render_prompt(row, base.tokenizer, 512)
         taken: list[Rollout] = []

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from caesura.errors import BlobDamaged, EngineUnavailable, InvalidRequest
-from caesura.inference import remote
+from caesura.inference import remote_adapters
 from caesura.inference.engine import (
     EmbedRequest,
     Finished,
@@ -204,13 +204,13 @@ def test_who_leaves_while_an_adapter_is_loaded_does_not_end_that_for_the_others(
     fake: FakeVllm, open_engine: Callable[..., RemoteEngine], adapter: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    get_files = remote.get_files
+    get_files = remote_adapters.get_files
 
     def wait_and_get(*of: Any) -> dict[str, bytes]:
         goes_on.wait(20)
         return get_files(*of)
 
-    monkeypatch.setattr(remote, "get_files", wait_and_get)
+    monkeypatch.setattr(remote_adapters, "get_files", wait_and_get)
 
     async def run() -> list[Piece]:
         engine = open_engine()

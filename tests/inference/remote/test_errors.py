@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from caesura.errors import EngineUnavailable, InvalidRequest
-from caesura.inference import remote
+from caesura.inference import remote_adapters
 from caesura.inference.engine import (
     ChatRequest,
     CompletionRequest,
@@ -151,7 +151,7 @@ def test_a_server_that_is_not_there_is_unavailable(open_engine: Callable[..., Re
 def test_a_server_that_is_silent_is_not_waited_for_for_ever(
     fake: FakeVllm, open_engine: Callable[..., RemoteEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "SILENCE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(remote_adapters, "SILENCE_TIMEOUT_S", 0.2)
     released = threading.Event()
     fake.answer = script(event(HELLO[1]), released)
     try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from caesura.errors import EngineUnavailable
-from caesura.inference import remote
+from caesura.inference import remote_adapters
 from caesura.inference.engine import (
     EmbedRequest,
     Text,
@@ -87,7 +87,7 @@ def test_closing_while_an_adapter_is_loaded_is_told_as_such(
     open_engine: Callable[..., RemoteEngine], adapter: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = threading.Event()
-    monkeypatch.setattr(remote, "get_files", lambda *_of: closed.wait(20))
+    monkeypatch.setattr(remote_adapters, "get_files", lambda *_of: closed.wait(20))
 
     async def run() -> None:
         engine = open_engine()
