@@ -27,7 +27,7 @@ from caesura.graders.sandbox import find_level
 from caesura.settings import Settings
 from tests.api.service import wait_until
 from tests.serving import Starter
-from tests.test_settings import VALUES, plain, write_toml
+from tests.test_settings import NEEDED, VALUES, plain, write_toml
 
 #: Until it is ready the API takes at most so many times the processor's time that these libraries' imports take: about
 #: 1.7, and beyond 3 with torch among them. In seconds this is another number on every machine.
@@ -174,7 +174,9 @@ def settings_of(*arguments: str) -> Settings:
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
-def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
+def test_every_setting_has_a_flag_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, needed in NEEDED.get(name, {}).items():
+        monkeypatch.setenv(f"CAESURA_{key.upper()}", needed)
     flag, value = "--" + name.replace("_", "-"), VALUES[name]
     text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     arguments = [flag, text]
@@ -182,7 +184,7 @@ def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
         arguments = [flag if value else flag.replace("--", "--no-", 1)]
 
     assert plain(settings_of(*arguments))[name] == value
-    assert plain(settings_of()) == plain(Settings())
+    assert plain(settings_of())[name] == plain(Settings())[name]
 
 
 def test_flags_turn_on_what_the_environment_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
