@@ -15,7 +15,19 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
-from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses, rollouts
+from caesura.api import (
+    chat,
+    completions,
+    embeddings,
+    errors,
+    files,
+    graders,
+    jobs,
+    models,
+    responses,
+    rollouts,
+    uploads,
+)
 from caesura.api.admission import Admission
 from caesura.api.front import Front
 from caesura.api.keyring import KeyRing
@@ -101,7 +113,7 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, rollouts, models, chat, completions, embeddings, responses, graders):
+    for resource in (files, uploads, jobs, rollouts, models, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app

@@ -27,6 +27,7 @@ VALUES: dict[str, Any] = {
     "save_interval_s": 0.5,
     "max_answers": 7,
     "max_file_bytes": 1000,
+    "max_upload_bytes": 2000,
     "results_base64": False,
     "log_level": "debug",
     "embedding_model": "BAAI/bge-small-en-v1.5",

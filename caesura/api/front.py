@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 
@@ -25,7 +26,7 @@ OPEN_PATHS = frozenset({"/healthz"})
 #: What a body may have that is read as a whole.
 MAX_BODY_BYTES = 100 * 2**20
 #: These read their body piece by piece, up to a limit of their own.
-STREAMED_PATHS = frozenset({"/v1/files"})
+STREAMED_PATHS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 
 
 class Front:
@@ -65,7 +66,7 @@ class Front:
         try:
             if path not in OPEN_PATHS:
                 scope["state"]["caller"] = await self._authenticate(Headers(scope=scope))
-            await self._app(scope, receive if path in STREAMED_PATHS else _limited(receive), send_with_headers)
+            await self._app(scope, receive if STREAMED_PATHS.fullmatch(path) else _limited(receive), send_with_headers)
         except ClientDisconnect:
             logger.info("%s: the client left before it was answered", told)
         except Exception as error:
