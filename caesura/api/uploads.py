@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from weakref import WeakValueDictionary
 
@@ -160,7 +160,7 @@ async def _join(storage: Storage, parts: Sequence[UploadPart], md5: str | None) 
     return writer.blob
 
 
-def _pieces(storage: Storage, parts: Sequence[UploadPart]) -> Iterator[bytes]:
+def _pieces(storage: Storage, parts: Sequence[UploadPart]) -> Generator[bytes, None, None]:
     for part in parts:
         digest = hashlib.sha256()
         with storage.open(part.blob) as blob:

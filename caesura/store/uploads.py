@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -172,10 +173,10 @@ class Uploads:
         row = connection.execute(query).mappings().one_or_none()
         if row is None:
             raise NotFound(f"No such Upload: '{upload_id}'", param="id")
-        status = UploadStatus(row["status"])
-        if status is UploadStatus.PENDING and row["expires_at"] <= now():
-            status = UploadStatus.EXPIRED
-        return Upload(**{name: row[name] for name in _UPLOAD_FIELDS} | {"status": status})
+        values: dict[str, Any] = {name: row[name] for name in _UPLOAD_FIELDS}
+        is_expired = row["status"] == UploadStatus.PENDING and row["expires_at"] <= now()
+        values["status"] = UploadStatus.EXPIRED if is_expired else UploadStatus(row["status"])
+        return Upload(**values)
 
     def _end(self, connection: Connection, upload_id: str, status: UploadStatus) -> Upload:
         """The upload as it is now, ended by one statement, which only one caller's can be; its parts are dropped."""
