@@ -27,6 +27,7 @@ from caesura.api import (
     permissions,
     responses,
     rollouts,
+    uploads,
 )
 from caesura.api.admission import Admission
 from caesura.api.front import Front
@@ -114,7 +115,8 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, rollouts, permissions, models, chat, completions, embeddings, responses, graders):
+    resources = (files, uploads, jobs, rollouts, permissions, models)
+    for resource in (*resources, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)
     return app

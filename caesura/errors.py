@@ -3,6 +3,7 @@
     CaesuraError                500  something went wrong that the user cannot mend
     ├── InvalidRequest          400  the request cannot be carried out as sent
     │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
+    │   ├── InvalidUploadState  400  the upload is over
     │   ├── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
     │   └── InvalidGrader       400  a grader that could never grade; `param` points at the faulty field
     ├── Unauthenticated         401
@@ -62,6 +63,13 @@ class InvalidJobState(InvalidRequest):
     """The job is not in a status that allows this."""
 
     code = "invalid_job_state"
+    should_retry = False
+
+
+class InvalidUploadState(InvalidRequest):
+    """The upload is over."""
+
+    code = "invalid_upload_state"
     should_retry = False
 
 

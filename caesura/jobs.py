@@ -185,6 +185,8 @@ class File:
     blob: str
     sha256: str
     project: str = FIRST_PROJECT
+    #: From then on it does not exist; None: until it is deleted.
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Moves jobs on: validates new ones, launches workers into free slots, mends what lost its worker; sweeps blobs and old
-responses.
+"""Moves jobs on: validates new ones, launches workers into free slots, mends what lost its worker; sweeps blobs and
+what has expired.
 
 It holds no truth: all it knows stands in the database, so it may be killed and started again at any time, and several
 may run at once over one database.
@@ -70,8 +70,10 @@ class Scheduler:
             self._validate(job)
         self._launch()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
-            self._sweep()
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
+            self._store.files.expire()
+            self._store.uploads.expire()
+            self._sweep()
             self._swept_at = time.monotonic()
 
     def _run(self) -> None:

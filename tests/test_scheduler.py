@@ -14,6 +14,7 @@ from caesura.executors import WorkerExit
 from caesura.jobs import Job, Status
 from caesura.scheduler import SWEEP_GRACE_S, Scheduler
 from caesura.settings import Settings
+from caesura.storage import Blob
 from caesura.store.responses import StoredResponse
 from tests.world import World, example_rows, wait_until
 
@@ -262,6 +263,35 @@ def test_responses_older_than_30_days_are_deleted(world: World, executor: FakeEx
     with pytest.raises(NotFound):
         world.store.responses.get("resp_old")
     assert world.store.responses.get("resp_young").response["id"] == "resp_young"
+
+
+def test_the_blobs_of_what_has_expired_or_ended_are_swept_and_a_pending_uploads_parts_are_not(
+    world: World, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str) -> Blob:
+        with world.storage.writer(f"files/{name}") as writer:
+            writer.write(b"x")
+        return writer.blob
+
+    def upload(name: str) -> str:
+        upload_id = world.store.uploads.create(1, name, "evals", "text/plain").id
+        world.store.uploads.add_part(upload_id, write(name), 9)
+        return upload_id
+
+    for name, life_s in (("short", 3600), ("long", 86_400), ("lasting", None)):
+        world.store.files.create(write(name), name, "evals", life_s)
+    world.store.uploads.cancel(upload("cancelled"))
+    world.store.uploads.complete(upload("completed"), write("joined"))
+    upload("expired")
+    in_time = time.time() + 3600 + SWEEP_GRACE_S + 1
+    monkeypatch.setattr(time, "time", lambda: in_time)
+    upload("pending")
+    old = in_time - SWEEP_GRACE_S - 1
+    os.utime(world.settings.data_dir / "blobs" / "files" / "pending", (old, old))
+    make_scheduler(world, executor).tick()
+
+    kept = {"long", "lasting", "joined", "pending"}
+    assert {key for key, _ in world.storage.list()} == {f"files/{name}" for name in kept}
 
 
 def test_a_tick_that_fails_does_not_end_the_scheduler(

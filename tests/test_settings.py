@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "requests_per_minute": 90,
     "lenient_body": True,
     "max_file_bytes": 1000,
+    "max_upload_bytes": 2000,
     "results_base64": False,
     "log_level": "debug",
     "embedding_model": "BAAI/bge-small-en-v1.5",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from typing import Any
@@ -27,7 +28,7 @@ OPEN_PATHS = frozenset({"/healthz"})
 MAX_BODY_BYTES = 100 * 2**20
 MAX_CLIENT_ID = 512
 #: These read their body piece by piece, up to a limit of their own.
-STREAMED_PATHS = frozenset({"/v1/files"})
+STREAMED_PATHS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 
 
 class Front:
@@ -113,7 +114,7 @@ def check_client_id(given: str) -> None:
 
 def _readable(receive: Receive, address: Address) -> Receive:
     """What the endpoint at `address` reads its body by."""
-    if address.path in STREAMED_PATHS:
+    if STREAMED_PATHS.fullmatch(address.path):
         return receive
     limited = _limited(receive)
     return limited if address.deployment is None else naming_model(limited, address.deployment)

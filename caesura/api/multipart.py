@@ -1,4 +1,4 @@
-"""A multipart form with one file, streamed: the file goes to storage as it comes, memory does not grow with it."""
+"""A multipart form with one file (or part of one), streamed: it goes to storage as it comes, memory does not grow."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Upload:
 class _Form:
     """The parser's callbacks fill this; `file_data` is what came of the file since it was last taken."""
 
+    #: The name of the field that is the file.
+    file_field: str
     fields: dict[str, str] = field(default_factory=dict[str, str])
     filename: str | None = None
     file_data: list[bytes] = field(default_factory=list[bytes])
@@ -60,10 +62,12 @@ class _Form:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._in_file = self._name == "file"
+        self._in_file = self._name == self.file_field
         if self._in_file:
             if self.filename is not None:
-                raise InvalidRequest("The form has more than one 'file'. Send one file at a time.", param="file")
+                raise InvalidRequest(
+                    f"The form has more than one '{self.file_field}'. Send one at a time.", param=self.file_field
+                )
             self.filename = options.get(b"filename", b"upload").decode("utf-8", "replace") or "upload"
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -84,21 +88,21 @@ class _Form:
         self.ended = True
 
 
-async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int) -> Upload:
-    """Read the whole form into `writer` and the fields. Nothing is kept when this raises.
+async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int, field: str = "file") -> Upload:
+    """Read the whole form: its field `field` into `writer`, the others into `fields`. Nothing is kept when this raises.
 
     Raises InvalidRequest for a form that is not one, or without a file; TooLarge; StorageUnavailable.
     """
-    form = _Form()
+    form = _Form(field)
     parser = _make_parser(request, form)
     head, size = b"", 0
-    async with _in_threads(writer):
+    async with in_threads(writer):
         async for data in _chunks(request, parser, form):
             size += len(data)
             if size > max_bytes:
                 raise TooLarge(
                     f"Maximum content size limit ({max_bytes}) exceeded ({size} bytes read)",
-                    param="file",
+                    param=field,
                     code="file_too_large",
                 )
             if len(head) < HEAD_BYTES:
@@ -107,14 +111,16 @@ async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int) -
         if not form.ended:
             raise InvalidRequest("The form broke off before its end. Please send it again.")
         if form.filename is None:
-            raise InvalidRequest("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
+            raise InvalidRequest(
+                f"Missing required parameter: '{field}'.", param=field, code="missing_required_parameter"
+            )
         if size == 0:
-            raise InvalidRequest("The file is empty. Send a file with at least one line.", param="file")
+            raise InvalidRequest(f"The {field} is empty. Send at least one byte.", param=field)
     return Upload(writer.blob, form.filename, head, form.fields)
 
 
 @asynccontextmanager
-async def _in_threads(writer: BlobWriter) -> AsyncGenerator[None, None]:
+async def in_threads(writer: BlobWriter) -> AsyncGenerator[None, None]:
     """The writer's context, off the event loop: the sync at the end of a large file takes seconds."""
     await run_in_threadpool(writer.__enter__)
     try:
@@ -147,7 +153,7 @@ def _make_parser(request: Request, form: _Form) -> MultipartParser:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise InvalidRequest(
-            "Send the file as 'multipart/form-data' with the fields 'purpose' and 'file'.",
+            f"Send a form ('multipart/form-data' with its boundary) that holds the bytes as '{form.file_field}'.",
             code="unsupported_content_type",
         )
     names = (

@@ -2,7 +2,7 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.permissions`, `.rollouts`, `.responses`, `.recovery` (what the scheduler mends) and `.keys`.
+`.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends) and `.keys`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from caesura.store.permissions import Permissions
 from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
 from caesura.store.rollouts import Rollouts
+from caesura.store.uploads import Uploads
 
 
 class Store:
@@ -33,6 +34,7 @@ class Store:
         self.permissions = Permissions(database)
         self.rollouts = Rollouts(database, project)
         self.responses = Responses(database, project)
+        self.uploads = Uploads(database, project)
         self.recovery = Recovery(database)
         self.keys = Keys(database)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
@@ -14,8 +15,8 @@ from caesura.store.rows import now, to_file, within
 
 
 class Files:
-    """Contract: a file exists from the moment its row does; its blob was written before. Those of other projects than
-    `project` do not exist here; None: all projects' do.
+    """Contract: a file exists from the moment its row does until it is deleted or expires; its blob was written before.
+    Those of other projects than `project` do not exist here; None: all projects' do.
     """
 
     def __init__(self, database: Database, project: str | None = None) -> None:
@@ -23,15 +24,16 @@ class Files:
         self._project = project
         self._own = within(tables.files, project)
 
-    def create(self, blob: Blob, filename: str, purpose: str) -> File:
-        file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT)
+    def create(self, blob: Blob, filename: str, purpose: str, life_s: int | None = None) -> File:
+        """`life_s`: after so many seconds the file expires; None: never."""
+        file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT, life_s)
         with self._database.write() as connection:
             connection.execute(insert(tables.files).values(**{name: getattr(file, name) for name in file.__slots__}))
         return file
 
     def get(self, file_id: str) -> File:
         """Raises NotFound."""
-        query = select(tables.files).where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None), self._own)
+        query = select(tables.files).where(tables.files.c.id == file_id, _exists(), self._own)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
@@ -44,7 +46,7 @@ class Files:
         Raises InvalidRequest for a cursor that never existed.
         """
         seq = tables.files.c.seq
-        query = select(tables.files).where(tables.files.c.deleted_at.is_(None), self._own).limit(limit + 1)
+        query = select(tables.files).where(_exists(), self._own).limit(limit + 1)
         query = query.order_by(seq.desc() if descending else seq.asc())
         if purpose is not None:
             query = query.where(tables.files.c.purpose == purpose)
@@ -62,25 +64,39 @@ class Files:
     def delete(self, file_id: str) -> None:
         """Raises NotFound. Jobs that use the file keep reading its blob; the sweep removes it after them."""
         statement = (
-            update(tables.files)
-            .where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None), self._own)
-            .values(deleted_at=now())
+            update(tables.files).where(tables.files.c.id == file_id, _exists(), self._own).values(deleted_at=now())
         )
         with self._database.write() as connection:
             deleted = connection.execute(statement).rowcount
         if not deleted:
             raise NotFound(f"No such File object: {file_id}", param="id")
 
+    def expire(self) -> None:
+        """Delete, like `delete`, every file whose time is up: nobody sees them any more, but their blobs are named."""
+        expired = (tables.files.c.expires_at <= now(), tables.files.c.deleted_at.is_(None))
+        with self._database.read() as connection:
+            if connection.execute(select(tables.files.c.seq).where(*expired).limit(1)).first() is None:
+                return  # the usual case takes no write transaction
+        with self._database.write() as connection:
+            connection.execute(update(tables.files).where(*expired).values(deleted_at=now()))
 
-def new_file(blob: Blob, filename: str, purpose: str, project: str = FIRST_PROJECT) -> File:
+
+def _exists() -> ColumnElement[bool]:
+    files = tables.files.c
+    return files.deleted_at.is_(None) & or_(files.expires_at.is_(None), files.expires_at > now())
+
+
+def new_file(blob: Blob, filename: str, purpose: str, project: str = FIRST_PROJECT, life_s: int | None = None) -> File:
     """The value of a file that is about to exist."""
+    created_at = now()
     return File(
         id=new_id("file-"),
-        created_at=now(),
+        created_at=created_at,
         bytes=blob.bytes,
         filename=filename,
         purpose=purpose,
         blob=blob.key,
         sha256=blob.sha256,
         project=project,
+        expires_at=None if life_s is None else created_at + life_s,
     )

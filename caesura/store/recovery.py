@@ -74,6 +74,8 @@ class Recovery:
             used = select(_JOBS.training_blob, _JOBS.validation_blob).where(_JOBS.status.not_in(FINAL))
             for training, validation in connection.execute(used):
                 keys.update(key for key in (training, validation) if key is not None)
+            # An upload's parts have rows for as long as they may be joined.
+            keys.update(connection.execute(select(tables.upload_parts.c.blob)).scalars())
             artifacts: list[dict[str, Any]] = list(connection.execute(start_adapters()).scalars())
             for adapter, optimizer in connection.execute(select(states.adapter, states.optimizer)):
                 artifacts += [adapter, optimizer]

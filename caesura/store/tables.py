@@ -91,9 +91,45 @@ files = Table(
     Column("purpose", String(32), nullable=False),
     Column("blob", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("expires_at", BigInteger, index=True),
     # A tombstone: the cursor of a deleted file still works.
     Column("deleted_at", BigInteger),
     Index("files_of_project", "project", "seq"),
+    sqlite_autoincrement=True,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    _project(),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    # As declared; its parts' together, those too that were sent twice.
+    Column("bytes", BigInteger, nullable=False),
+    Column("received_bytes", BigInteger, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("mime_type", Text, nullable=False),
+    # How long the file is to live, seconds.
+    Column("file_life_s", BigInteger),
+    Column("file_id", String(64)),
+    Index("uploads_in_status", "status", "expires_at"),
+    sqlite_autoincrement=True,
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("upload_id", String(64), ForeignKey("uploads.id"), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,10 @@ def idle_body(idle_service: Service) -> dict[str, Any]:
     """The same for the service that is shared."""
     (file,) = idle_service.client.files.list().data
     return {"model": "caesura-tiny", "training_file": file.id}
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the clock forward, by seconds."""
+    real = time.time
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: real() + seconds)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import re
 import threading
+import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -145,6 +147,131 @@ def test_a_bad_query_names_its_parameter(idle_service: Service, query: str, para
     assert (error["param"], error["code"]) == (param, code)
 
 
+def test_a_file_that_expires_says_when(service: Service) -> None:
+    file = service.client.files.create(
+        file=("a.txt", b"a"), purpose="user_data", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+
+    assert file.expires_at == file.created_at + 3600
+    assert service.client.files.retrieve(file.id) == file
+    assert_shape(service.http.get(f"/v1/files/{file.id}").json(), {**FILE, "expires_at": int})
+
+
+def test_a_file_for_a_batch_expires_after_30_days_unless_told_otherwise(service: Service) -> None:
+    of_itself = service.client.files.retrieve(service.upload(purpose="batch"))
+    told = service.client.files.create(
+        file=("a.jsonl", rows()), purpose="batch", expires_after={"anchor": "created_at", "seconds": 7200}
+    )
+
+    assert of_itself.expires_at == of_itself.created_at + 30 * 86_400
+    assert told.expires_at == told.created_at + 7200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"expires_after[anchor]": "created_at", "expires_after[seconds]": "2592000"},
+        {"expires_after": '{"anchor": "created_at", "seconds": 2592000}'},
+    ],
+)
+def test_when_a_file_expires_may_come_in_fields_or_in_json(service: Service, fields: dict[str, str]) -> None:
+    data = {"purpose": "user_data", **fields}
+    file = service.http.post("/v1/files", files={"file": b"a"}, data=data).json()
+
+    assert file["expires_at"] - file["created_at"] == 2_592_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"expires_after[seconds]": "3600"}, "expires_after.anchor", "missing_required_parameter"),
+        ({"expires_after[anchor]": "created_at"}, "expires_after.seconds", "missing_required_parameter"),
+        (
+            {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
+            "expires_after.anchor",
+            "invalid_value",
+        ),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3599"},
+            "expires_after.seconds",
+            "integer_below_min_value",
+        ),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "2592001"},
+            "expires_after.seconds",
+            "integer_above_max_value",
+        ),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 60_000},
+            "expires_after.seconds",
+            "invalid_type",
+        ),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "soon"},
+            "expires_after.seconds",
+            "invalid_type",
+        ),
+        ({"expires_after[days]": "1"}, "expires_after.anchor", "missing_required_parameter"),
+        ({"expires_after": "tomorrow"}, "expires_after", "invalid_type"),
+        ({"expires_after": ""}, "expires_after", "invalid_type"),
+        ({"expires_after": "[" * 60_000}, "expires_after", "invalid_type"),
+        ({"expires_after": "[1]"}, "expires_after", "invalid_type"),
+        ({"expires_after": "{}", "expires_after[seconds]": "3600"}, "expires_after", None),
+        ({"expires_after[": "1"}, "expires_after[", "unknown_parameter"),
+    ],
+)
+def test_a_faulty_expiry_is_refused_and_leaves_nothing(
+    service: Service, fields: dict[str, str], param: str, code: str | None
+) -> None:
+    answer = service.http.post("/v1/files", files={"file": b"a"}, data={"purpose": "user_data", **fields})
+
+    assert answer.status_code == 400
+    assert (error_of(answer)["param"], error_of(answer)["code"]) == (param, code)
+    assert service.blobs() == []
+
+
+def test_an_expired_file_is_gone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = service.client.files.create(
+        file=("a.jsonl", rows()), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
+    ).id
+    in_time = time.time() + 3601
+    monkeypatch.setattr(time, "time", lambda: in_time)
+
+    assert list(service.client.files.list()) == []
+    for ask in (service.client.files.retrieve, service.client.files.content, service.client.files.delete):
+        with pytest.raises(openai.NotFoundError, match=f"No such File object: {file_id}"):
+            ask(file_id)
+    with pytest.raises(openai.BadRequestError, match=f"invalid training_file: {file_id}"):
+        service.create_job(training_file=file_id)
+
+
+def test_files_of_other_projects_do_not_exist(service: Service, http_server: HttpServer) -> None:
+    file_id = service.upload()
+    _, key = service.store.keys.create("theirs", organization="caesura", project="other")
+    with OpenAI(base_url=f"{http_server.origin}/v1", api_key=key, max_retries=0) as theirs:
+        assert list(theirs.files.list()) == []
+        for ask in (theirs.files.retrieve, theirs.files.content, theirs.files.delete):
+            with pytest.raises(openai.NotFoundError, match=file_id):
+                ask(file_id)
+
+
+def test_memory_does_not_grow_with_a_file(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(100 * 2**20)
+    service.upload()
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file:
+            answer = service.http.post("/v1/files", files={"file": file}, data={"purpose": "user_data"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert answer.json()["bytes"] == 100 * 2**20
+    assert peak < 16 * 2**20
+
+
 def test_a_deleted_file_is_gone(service: Service) -> None:
     file_id = service.upload()
     answer = service.http.delete(f"/v1/files/{file_id}")
@@ -166,6 +293,7 @@ def test_a_job_keeps_a_file_that_is_deleted(service: Service) -> None:
     assert (job.status, job.training_file) == ("queued", file_id)
 
 
+@pytest.mark.parametrize("purpose", ["fine-tune", "batch"])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -181,9 +309,11 @@ def test_a_job_keeps_a_file_that_is_deleted(service: Service) -> None:
         ),
     ],
 )
-def test_what_is_not_jsonl_is_refused_at_upload_naming_the_line(service: Service, data: bytes, message: str) -> None:
+def test_what_is_not_jsonl_is_refused_at_upload_naming_the_line(
+    service: Service, data: bytes, message: str, purpose: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        service.upload(data)
+        service.upload(data, purpose=purpose)
 
     assert caught.value.body == {
         "message": message,
@@ -194,7 +324,7 @@ def test_what_is_not_jsonl_is_refused_at_upload_naming_the_line(service: Service
     assert service.blobs() == []
 
 
-def test_only_files_for_fine_tuning_are_looked_into(service: Service) -> None:
+def test_files_that_need_not_be_jsonl_are_not_looked_into(service: Service) -> None:
     file_id = service.upload(b"\x00\xff anything", name="a.bin", purpose="user_data")
 
     assert service.client.files.content(file_id).content == b"\x00\xff anything"

@@ -18,6 +18,7 @@ from tests.api.service import HttpServer, Service, error_of
 
 #: What a route's other parameters are, where a wrong body would be told before the missing object.
 BODIES: dict[str, Any] = {
+    "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part_x"]},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_default"]},
 }
 
@@ -53,7 +54,9 @@ def owned(service: Service) -> Owned:
     permission = next(iter(permissions.create(job.model_name, project_ids=[other.project])))
     service.engine.pieces = [Text("Hello"), Finished("stop", 5, 2)]
     response = service.client.responses.create(model=job.model_name, input="Hi")
+    upload = service.client.uploads.create(bytes=9, filename="t.jsonl", mime_type="text/jsonl", purpose="fine-tune")
     ids = {
+        "upload_id": upload.id,
         "job_id": job.id,
         "file_id": job.training_file,
         "name": job.model_name,

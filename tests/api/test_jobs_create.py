@@ -101,11 +101,12 @@ def test_the_method_wins_over_the_older_place(service: Service, good_body: dict[
     assert job["hyperparameters"]["n_epochs"] == 3
 
 
-def test_what_other_services_clients_send_is_ignored(service: Service, good_body: dict[str, Any]) -> None:
+def test_what_other_services_clients_send_is_told_again(service: Service, good_body: dict[str, Any]) -> None:
     answer = post(service, {**good_body, "trainingType": "Standard", "eval_id": "x", "user_provided_suffix": "y"})
 
     assert answer.status_code == 200
-    assert answer.json()["user_provided_suffix"] is None
+    told = answer.json()
+    assert (told["trainingType"], told["eval_id"], told["user_provided_suffix"]) == ("Standard", "x", "y")
 
 
 def test_auto_is_shown_until_the_first_attempt_resolves_it(service: Service) -> None:

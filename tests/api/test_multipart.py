@@ -45,6 +45,7 @@ def receive(
     chunks: Iterable[bytes],
     content_type: str = "multipart/form-data; boundary=b",
     leaves: bool = False,
+    field: str = "file",
 ) -> Upload:
     """What is received of a body in these chunks; of a client who `leaves`, after the last of them."""
     ending: list[dict[str, Any]] = [{"type": "http.disconnect"} if leaves else {"type": "http.request"}]
@@ -61,7 +62,7 @@ def receive(
         "path": "/",
         "headers": [(b"content-type", content_type.encode("latin-1"))],
     }
-    return asyncio.run(receive_upload(Request(scope, next_message), storage.writer("files/new"), LIMIT))
+    return asyncio.run(receive_upload(Request(scope, next_message), storage.writer("files/new"), LIMIT, field))
 
 
 def kept(storage: LocalStorage) -> list[str]:
@@ -84,6 +85,13 @@ def test_a_form_is_the_same_in_any_order_and_in_any_pieces(
     assert (upload.filename, upload.fields) == ("a.jsonl", {"purpose": "fine-tune"})
     assert read(storage, upload) == upload.head == b"one\r\ntwo\n"
     assert upload.blob.bytes == 9
+
+
+def test_the_field_that_is_the_file_may_have_another_name(storage: LocalStorage) -> None:
+    other = part("data", b"one", '; filename="a"')
+    upload = receive(storage, [FILE.replace(b'"a.jsonl"', b'"b"'), other, END], field="data")
+
+    assert (read(storage, upload), upload.filename, upload.fields) == (b"one", "a", {"file": "one\r\ntwo\n"})
 
 
 @pytest.mark.parametrize("data", [b"--b", b"\r\n--", b"\r\n--b", b"\r", b"--b--", b"\r\n\r\n", b"\n--b\n"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from caesura.errors import InvalidRequest, NotFound
@@ -21,6 +23,28 @@ def test_a_file_reads_back_as_it_was_made(store: Store) -> None:
 
     assert store.files.get(file.id) == file
     assert (file.bytes, file.filename, file.purpose) == (7, "7.jsonl", "fine-tune")
+
+
+def test_a_file_whose_time_is_up_is_gone_and_its_blob_is_not_referenced_after_the_next_look(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lasting, short, long = (
+        store.files.create(Blob(f"files/{life_s}", 1, "00"), "a", "evals", life_s) for life_s in (None, 3600, 7200)
+    )
+    assert (lasting.expires_at, short.expires_at) == (None, short.created_at + 3600)
+    assert store.files.get(short.id) == short
+    in_time = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: in_time)
+
+    for ask in (store.files.get, store.files.delete):
+        with pytest.raises(NotFound, match=short.id):
+            ask(short.id)
+    for after, expected in ((None, [long, lasting]), (short.id, [lasting]), (long.id, [lasting])):
+        files, _ = store.files.list(purpose=None, after=after, limit=9, descending=True)
+        assert ids(files) == ids(expected)
+    store.files.expire()
+    assert store.recovery.referenced_blobs() == {"files/None", "files/7200"}
+    assert store.files.get(long.id) == long
 
 
 def test_a_deleted_file_is_gone_and_cannot_be_deleted_again(store: Store) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from caesura.jobs import Lease, Reason, Status
+from caesura.storage import Blob
 from caesura.store import Store
 from tests.store.conftest import MakeJob, make_state, messages, step_telling
 
@@ -103,6 +105,20 @@ def test_every_blob_that_a_row_names_is_referenced(store: Store, make_job: MakeJ
         "adapters/a1/adapter_model.safetensors",
         "optimizers/a1/optimizer.safetensors",
     }
+
+
+def test_an_expired_file_is_referenced_as_long_as_its_job_has_not_ended(
+    store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.files.create(Blob("files/1", 1, "00"), "a.jsonl", "fine-tune", 3600)
+    job = make_job(training_file=file.id, training_blob=file.blob)
+    in_time = time.time() + 3601
+    monkeypatch.setattr(time, "time", lambda: in_time)
+    store.files.expire()
+
+    assert store.recovery.referenced_blobs() == {"files/1"}
+    store.jobs.cancel(job.id)
+    assert store.recovery.referenced_blobs() == set()
 
 
 @pytest.mark.parametrize("end", ["cancel", "keep"])
