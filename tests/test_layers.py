@@ -22,7 +22,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"worker"},
-    {"executors", "scheduler"},
+    {"deliverer", "executors", "scheduler"},
     {"api"},
     {"app", "cli", "keys"},
 )
