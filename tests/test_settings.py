@@ -60,6 +60,8 @@ def write_toml(path: Path, values: dict[str, Any]) -> Path:
     def literal(value: Any) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f'"{key}" = {literal(item)}' for key, item in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(literal, value)) + "]"
         return json.dumps(value)
 
     path.write_text("".join(f"{name} = {literal(value)}\n" for name, value in values.items()))

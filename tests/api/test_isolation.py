@@ -18,6 +18,7 @@ from tests.api.service import HttpServer, Service, error_of
 
 #: What a route's other parameters are, where a wrong body would be told before the missing object.
 BODIES: dict[str, Any] = {
+    "POST /v1/dashboard/webhook_endpoints/{endpoint_id}": {},
     "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part_x"]},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_default"]},
 }
