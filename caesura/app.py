@@ -118,7 +118,7 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.grader_tools = _build_tools(server, app)
     settings = server.settings
     gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
-    app.add_middleware(Front, gate=gate, organization=settings.organization, lenient_body=settings.lenient_body)
+    app.add_middleware(Front, gate=gate, settings=settings)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")

@@ -137,6 +137,10 @@ class Settings(BaseSettings):
     lenient_body: bool = Field(
         default=False, description="Ignore keys of a request's body that are not known, as Azure does."
     )
+    strict_enums: bool = Field(
+        default=False,
+        description="Answer only what OpenAI's published schema has: a paused job is shown as queued, for instance.",
+    )
     max_file_bytes: int = Field(default=512 * 2**20, ge=1, description="The largest file taken in one piece.")
     max_upload_bytes: int = Field(default=8 * 2**30, ge=1, description="The largest file taken in parts.")
     results_base64: bool = Field(

@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "max_answers": 7,
     "requests_per_minute": 90,
     "lenient_body": True,
+    "strict_enums": True,
     "max_file_bytes": 1000,
     "max_upload_bytes": 2000,
     "results_base64": False,
