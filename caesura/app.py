@@ -18,6 +18,7 @@ from caesura import __version__
 from caesura.api import chat, completions, embeddings, errors, files, graders, jobs, models, responses, rollouts
 from caesura.api.admission import Admission
 from caesura.api.front import Front
+from caesura.api.idempotency import Idempotency
 from caesura.api.keyring import KeyRing
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import SettingsInvalid
@@ -97,6 +98,7 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.grader_tools = _build_tools(server, app, api_key)
     own = Caller(key_id=None, organization=server.settings.organization)
     keyring = KeyRing(server.store.keys, {hash_key(key.encode()): own for key in (api_key, server.worker_key)})
+    app.add_middleware(Idempotency, store=server.store)  # what is added later comes first
     app.add_middleware(Front, keyring=keyring, organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)

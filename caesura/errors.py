@@ -3,11 +3,13 @@
     CaesuraError                500  something went wrong that the user cannot mend
     ├── InvalidRequest          400  the request cannot be carried out as sent
     │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
+    │   ├── KeyReused           400  an `Idempotency-Key` that came with another request before
     │   ├── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
     │   └── InvalidGrader       400  a grader that could never grade; `param` points at the faulty field
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
+    ├── KeyInterrupted          409  nobody can say what became of the first request with this `Idempotency-Key`
     ├── TooLarge                413
     ├── RateLimited             429  too many answers at once; healed by time
     ├── EngineUnavailable       503  healed by time: carries `retry_after_s`
@@ -56,6 +58,13 @@ class InvalidJobState(InvalidRequest):
     should_retry = False
 
 
+class KeyReused(InvalidRequest):
+    """This Idempotency-Key was sent with another request before. Send every new request with a new key."""
+
+    code = "idempotency_key_reused"
+    should_retry = False
+
+
 class InvalidData(InvalidRequest):
     """The data file is not valid."""
 
@@ -87,6 +96,15 @@ class NotFound(CaesuraError):
 
     status = 404
     type = "invalid_request_error"
+
+
+class KeyInterrupted(CaesuraError):
+    """The first request with this Idempotency-Key made something, and its answer was lost. Look at the list for it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_interrupted"
+    should_retry = False
 
 
 class TooLarge(CaesuraError):

@@ -41,6 +41,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
 }
 FINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+UNFINISHED = frozenset(TRANSITIONS) - FINAL
 #: A worker holds the job's lease, or held it until a moment ago.
 ACTIVE = frozenset({Status.RUNNING, Status.PAUSING})
 

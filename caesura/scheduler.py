@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: The longest time between two looks at the database; what happens in this process wakes the scheduler at once.
 TICK_S = 0.5
+#: Jobs validated between two looks at the queue, so that many new ones do not keep a free slot waiting.
+MAX_VALIDATED = 16
 SWEEP_INTERVAL_S = 60.0
 #: A blob that no row names is left alone for so long: its row may be about to be written.
 SWEEP_GRACE_S = 900.0
@@ -66,12 +68,16 @@ class Scheduler:
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
         self._mend()
-        for job in self._store.jobs.in_status(Status.VALIDATING_FILES):
+        validating = self._store.jobs.validating(MAX_VALIDATED)
+        for job in validating:
             self._validate(job)
+        if len(validating) == MAX_VALIDATED:
+            self.wake()  # there may be more
         self._launch()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
             self._sweep()
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
+            self._store.idempotency.expire()
             self._swept_at = time.monotonic()
 
     def _run(self) -> None:
@@ -109,14 +115,16 @@ class Scheduler:
             return JobError("server_error", f"The file cannot be read: {error.message}", param)
 
     def _launch(self) -> None:
-        queued = [job.id for job in self._store.jobs.in_status(Status.QUEUED)]
-        self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
-        num_active = len(self._store.jobs.in_status(Status.RUNNING, Status.PAUSING))
-        for job_id in queued:
-            if num_active + len(self._starting) >= self._slots:
-                return
-            if job_id not in self._starting:
-                self._starting[job_id] = self._executor.start(job_id)
+        if self._starting:
+            queued = self._store.jobs.still_queued(self._starting)
+            self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
+        room = self._slots - self._store.jobs.num_active() - len(self._starting)
+        if room <= 0:
+            return
+        # Those that are starting are still queued: whatever they are, there are `room` others among so many.
+        waiting = [job for job in self._store.jobs.queued(self._slots) if job not in self._starting]
+        for job_id in waiting[:room]:
+            self._starting[job_id] = self._executor.start(job_id)
 
     def _sweep(self) -> None:
         """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""

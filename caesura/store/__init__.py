@@ -2,7 +2,8 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.permissions`, `.rollouts`, `.responses`, `.recovery` (what the scheduler mends) and `.keys`.
+`.models`, `.permissions`, `.rollouts`, `.responses`, `.recovery` (what the scheduler mends), `.idempotency` (what was
+answered to whom) and `.keys`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from caesura.store.attempts import Attempts
 from caesura.store.database import Database
 from caesura.store.files import Files
+from caesura.store.idempotency import IdempotencyKeys
 from caesura.store.jobs import Jobs
 from caesura.store.keys import Keys
 from caesura.store.models import Models
@@ -34,6 +36,7 @@ class Store:
         self.rollouts = Rollouts(database, project)
         self.responses = Responses(database, project)
         self.recovery = Recovery(database)
+        self.idempotency = IdempotencyKeys(database, project)
         self.keys = Keys(database)
 
     def of(self, project: str) -> Store:

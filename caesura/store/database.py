@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ from caesura.errors import DatabaseUnavailable
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: How long a write waits for another process's transaction before it fails, seconds.
 BUSY_TIMEOUT_S = 60
+
+
+#: What every write transaction of this context also writes, last.
+_also: ContextVar[Callable[[Connection], None] | None] = ContextVar("_also", default=None)
+
+
+@contextmanager
+def also_write(write: Callable[[Connection], None]) -> Generator[None, None, None]:
+    """Have every write transaction that is begun within, in threads that are run from here too, call `write` last."""
+    token = _also.set(write)
+    try:
+        yield
+    finally:
+        _also.reset(token)
 
 
 class Database:
@@ -51,6 +66,9 @@ class Database:
             connection.execution_options(caesura_write=True)
             with connection.begin():
                 yield connection
+                also = _also.get()
+                if also is not None:
+                    also(connection)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import count
 
 from caesura.errors import InvalidJobState, InvalidRequest, NotFound
-from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
+from caesura.jobs import ACTIVE, FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
@@ -40,7 +43,13 @@ class Jobs:
         with self._database.write() as connection:
             if job.start_model is not None:
                 hold_model(connection, job.start_model)
-            connection.execute(insert(tables.jobs).values(asdict(job)))
+            seq = connection.execute(insert(tables.jobs), asdict(job)).inserted_primary_key[0]
+            pairs = [
+                {"job_seq": seq, "key": key, "value": value, "project": job.project}
+                for key, value in (job.metadata or {}).items()
+            ]
+            if pairs:
+                connection.execute(insert(tables.job_metadata), pairs)
             tell(connection, job.id, created, *notes, validating)
 
     def get(self, job_id: str) -> Job:
@@ -55,9 +64,10 @@ class Jobs:
 
         `metadata`: only jobs that have all these pairs. Raises InvalidRequest for a cursor that never existed.
         """
-        query = select(tables.jobs).where(self._own).order_by(_JOBS.seq.desc()).limit(limit + 1)
-        for key, value in (metadata or {}).items():
-            query = query.where(_JOBS.metadata[key].as_string() == value)
+        query, seq = select(tables.jobs).where(self._own), _JOBS.seq
+        for pair in (metadata or {}).items():
+            query, seq = self._having(query, *pair)
+        query = query.order_by(seq.desc()).limit(limit + 1)
         if without_metadata:
             query = query.where(_JOBS.metadata.is_(None))
         with self._database.read() as connection:
@@ -65,9 +75,15 @@ class Jobs:
                 cursor = connection.execute(select(_JOBS.seq).where(_JOBS.id == after, self._own)).scalar_one_or_none()
                 if cursor is None:
                     raise InvalidRequest(f"Invalid 'after': there is no job '{after}'.", param="after")
-                query = query.where(_JOBS.seq < cursor)
+                query = query.where(seq < cursor)
             rows = connection.execute(query).mappings().all()
         return [to_job(row) for row in rows[:limit]], len(rows) > limit
+
+    def _having(self, query: Select[Any], key: str, value: str) -> tuple[Select[Any], ColumnElement[int]]:
+        """The query of those with this pair, and the column to order it by, which the pair's index has in order."""
+        pairs = tables.job_metadata.alias()
+        is_it = (pairs.c.key == key, pairs.c.value == value, within(pairs, self._project))
+        return query.join(pairs, pairs.c.job_seq == _JOBS.seq).where(*is_it), pairs.c.job_seq
 
     def list_events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events behind the cursor, newest first. Raises NotFound, InvalidRequest for an unknown cursor."""
@@ -102,11 +118,29 @@ class Jobs:
             rows = connection.execute(newest_states(job_id)).mappings().all()
         return [to_state(row) for row in rows]
 
-    def in_status(self, *statuses: Status) -> list[Job]:
-        """Jobs in any of these statuses, oldest first."""
-        query = select(tables.jobs).where(_JOBS.status.in_(statuses)).order_by(_JOBS.seq)
+    def validating(self, limit: int) -> list[Job]:
+        """The oldest jobs whose files are to be validated."""
+        query = _oldest(tables.jobs, Status.VALIDATING_FILES, limit)
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query).mappings()]
+
+    def queued(self, limit: int) -> list[str]:
+        """The ids of the oldest jobs that wait for a worker."""
+        query = _oldest(_JOBS.id, Status.QUEUED, limit)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def still_queued(self, job_ids: Collection[str]) -> set[str]:
+        """Those of the jobs that wait for a worker."""
+        query = select(_JOBS.id).where(_JOBS.id.in_(job_ids), _JOBS.status == Status.QUEUED)
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
+    def num_active(self) -> int:
+        """How many jobs have a worker."""
+        query = select(count()).where(_JOBS.status.in_(ACTIVE))
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
 
     def mark_valid(self, job_id: str) -> bool:
         """validating_files → queued; False when the job has moved elsewhere meanwhile."""
@@ -167,6 +201,10 @@ class Jobs:
             drop_states(connection, job_id, keep=0)
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
+
+
+def _oldest(what: Any, status: Status, limit: int) -> Select[Any]:
+    return select(what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
 
 
 def newest_states(job_id: str) -> Select[Any]:
