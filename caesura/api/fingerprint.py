@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -70,9 +71,9 @@ class _FormHash:
         self._headers: list[tuple[bytes, bytes]] = []
         self._field = self._value = b""
         self._is_readable = self._has_ended = False
-        callbacks = {
+        callbacks: dict[str, Callable[..., None]] = {
             "on_part_begin": self._begin_part,
-            "on_part_data": lambda data, start, end: self._part.update(memoryview(data)[start:end]),
+            "on_part_data": self._add_to_part,
             "on_part_end": self._end_part,
             "on_header_field": self._add_to_field,
             "on_header_value": self._add_to_value,
@@ -97,6 +98,9 @@ class _FormHash:
 
     def _begin_part(self) -> None:
         self._headers, self._part = [], hashlib.sha256()
+
+    def _add_to_part(self, data: bytes, start: int, end: int) -> None:
+        self._part.update(memoryview(data)[start:end])
 
     def _add_to_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]

@@ -43,13 +43,11 @@ class Jobs:
         with self._database.write() as connection:
             if job.start_model is not None:
                 hold_model(connection, job.start_model)
-            seq = connection.execute(insert(tables.jobs), asdict(job)).inserted_primary_key[0]
-            pairs = [
-                {"job_seq": seq, "key": key, "value": value, "project": job.project}
-                for key, value in (job.metadata or {}).items()
-            ]
-            if pairs:
-                connection.execute(insert(tables.job_metadata), pairs)
+            seq = connection.execute(insert(tables.jobs).returning(_JOBS.seq), asdict(job)).scalar_one()
+            pairs = (job.metadata or {}).items()
+            rows = [{"job_seq": seq, "key": key, "value": value, "project": job.project} for key, value in pairs]
+            if rows:
+                connection.execute(insert(tables.job_metadata), rows)
             tell(connection, job.id, created, *notes, validating)
 
     def get(self, job_id: str) -> Job:

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, insert, select, true, update
+from sqlalchemy import Connection, FromClause, RowMapping, insert, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.ids import new_id
@@ -36,7 +36,7 @@ def now() -> int:
     return int(time.time())
 
 
-def within(table: Table, project: str | None) -> ColumnElement[bool]:
+def within(table: FromClause, project: str | None) -> ColumnElement[bool]:
     """The rows of `table` that are the project's; of every project where it is None."""
     return true() if project is None else table.c.project == project
 
