@@ -23,7 +23,6 @@ from benchmarks.chats import make_chats, write_chats
 from benchmarks.options import Options
 from benchmarks.processes import environment, run_program, say
 from benchmarks.server import API_KEY, RunningServer, await_value, memory_mib, running_server
-from caesura.ids import new_id
 from caesura.jobs import Job, Status
 from caesura.settings import EMBEDDED_BASE
 from caesura.store import open_store, tables
@@ -39,7 +38,7 @@ MAX_SECONDS, MAX_REQUESTS = 60.0, 200_000
 TIMEOUT_S = 120.0
 GET_BAR, GET_P99_BAR_MS, POST_BAR, PAGE_BAR_MS, UPLOAD_BAR, MEMORY_BAR_MIB = 2000, 20.0, 300, 10.0, 200, 100
 #: Jobs that are asked for, in no order.
-NUM_ASKED = 2000
+NUM_ASKED = 1000
 NUM_PAGES = 200
 
 COLUMNS = ("request", "connections", "a second", "p50 ms", "p99 ms", "limit a second", "share")
@@ -105,7 +104,7 @@ def run(options: Options) -> str:
 def _limits(seconds: float, num_bytes: int) -> Limits:
     found = run_program("load_limits", {"seconds": min(2.0, seconds), "num_bytes": num_bytes})
     with _empty_server() as port:
-        rate = _load("127.0.0.1", port, [_request("GET", "/")], NUM_CONNECTIONS, min(3.0, seconds))
+        rate = _load("127.0.0.1", port, ["/"], NUM_CONNECTIONS, min(3.0, seconds))
     return Limits(rate.per_s, **found)
 
 
@@ -125,7 +124,7 @@ def _empty_server() -> Generator[int, None, None]:
 def _fill(data_dir: Path, num_jobs: int, num_events: int) -> Held:
     """Jobs that have ended, straight into the store, and one that holds the only slot for as long as all this takes."""
     store = open_store(data_dir)
-    ids = [new_id("ftjob-") for _ in range(num_jobs)]
+    ids = [f"ftjob-{number:024d}" for number in range(num_jobs)]
     deep = ids[num_jobs // 2]
     per_job = max(1, num_events * (DEEP_SHARE - 1) // DEEP_SHARE // num_jobs)
     owners = (job_id for job_id in ids for _ in range(num_events // DEEP_SHARE if job_id == deep else per_job))
@@ -175,7 +174,7 @@ def _event(job_id: str, number: int) -> dict[str, Any]:
     data = {"step": number, "total_steps": NUM_EVENTS, "train_loss": 1.25, "valid_loss": None}
     message = f"Step {number}/{NUM_EVENTS}: training loss=1.25"
     return {
-        "id": new_id("ftevent-"),
+        "id": f"ftevent-{number:024d}",
         "job_id": job_id,
         "created_at": 1_700_000_000,
         "level": "info",
@@ -186,22 +185,25 @@ def _event(job_id: str, number: int) -> dict[str, Any]:
     }
 
 
-def _request(method: str, path: str, body: dict[str, Any] | None = None) -> str:
-    content = "" if body is None else json.dumps(body)
-    return (
-        f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {API_KEY}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n{content}"
-    )
-
-
 def _load(
-    host: str, port: int, requests: list[str], num_connections: int, seconds: float, max_requests: int = MAX_REQUESTS
+    host: str,
+    port: int,
+    paths: list[str],
+    num_connections: int,
+    seconds: float,
+    *,
+    method: str = "GET",
+    body: str = "",
+    max_requests: int = MAX_REQUESTS,
 ) -> Rate:
     assert seconds <= MAX_SECONDS
     asked = {
         "host": host,
         "port": port,
-        "requests": requests,
+        "method": method,
+        "paths": paths,
+        "api_key": API_KEY,
+        "body": body,
         "num_connections": num_connections,
         "seconds": seconds,
         "max_requests": max_requests,
@@ -209,28 +211,23 @@ def _load(
     return Rate(**run_program("load_calls", asked))
 
 
-def _ask(server: RunningServer, requests: list[str], num_connections: int, seconds: float, most: int) -> Rate:
+def _ask(server: RunningServer, paths: list[str], num_connections: int, seconds: float, **more: Any) -> Rate:
     address = urlsplit(server.url)
     assert address.hostname is not None
     assert address.port is not None
-    return _load(address.hostname, address.port, requests, num_connections, seconds, most)
-
-
-def _path(server: RunningServer, path: str) -> str:
-    return urlsplit(server.url).path + path
+    under = [address.path + path for path in paths]
+    return _load(address.hostname, address.port, under, num_connections, seconds, **more)
 
 
 def _get(server: RunningServer, held: Held, num_connections: int, seconds: float) -> Rate:
-    requests = [_request("GET", _path(server, f"/fine_tuning/jobs/{job_id}")) for job_id in held.asked]
-    return _ask(server, requests, num_connections, seconds, MAX_REQUESTS)
+    return _ask(server, [f"/fine_tuning/jobs/{job_id}" for job_id in held.asked], num_connections, seconds)
 
 
 def _pages(server: RunningServer, path: str, cursors: list[str | None]) -> list[Rate]:
     rates: list[Rate] = []
     for cursor in cursors:
         after = "" if cursor is None else f"&after={cursor}"
-        requests = [_request("GET", _path(server, f"{path}?limit={PAGE}{after}"))]
-        rates.append(_ask(server, requests, 1, MAX_SECONDS, NUM_PAGES))
+        rates.append(_ask(server, [f"{path}?limit={PAGE}{after}"], 1, MAX_SECONDS, max_requests=NUM_PAGES))
     return rates
 
 
@@ -241,9 +238,8 @@ def _post(server: RunningServer, seconds: float) -> tuple[Rate, float]:
     write_chats(path, make_chats(10))
     with path.open("rb") as file:
         file_id = client.files.create(file=file, purpose="fine-tune").id
-    body = {"model": EMBEDDED_BASE, "training_file": file_id}
-    request = _request("POST", _path(server, "/fine_tuning/jobs"), body)
-    rate = _ask(server, [request], NUM_CONNECTIONS, seconds, MAX_REQUESTS)
+    body = json.dumps({"model": EMBEDDED_BASE, "training_file": file_id})
+    rate = _ask(server, ["/fine_tuning/jobs"], NUM_CONNECTIONS, seconds, method="POST", body=body)
     ended = time.perf_counter()
     newest = client.fine_tuning.jobs.list(limit=1).data[0].id
 
@@ -270,7 +266,7 @@ def _upload(server: RunningServer, num_bytes: int) -> Upload:
         asked = {
             "host": address.hostname,
             "port": address.port,
-            "path": _path(server, "/files"),
+            "path": f"{address.path}/files",
             "api_key": API_KEY,
             "num_bytes": num_bytes,
         }

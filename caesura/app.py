@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
@@ -102,10 +102,9 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.add_middleware(Front, keyring=keyring, organization=server.settings.organization)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
-    v1 = APIRouter(prefix="/v1")
-    for resource in (files, jobs, rollouts, models, chat, completions, embeddings, responses, graders):
-        v1.include_router(resource.router)
-    app.include_router(v1)
+    # Routes are tried in this order, one by one: what is asked for most often comes first.
+    for resource in (jobs, files, rollouts, models, chat, completions, embeddings, responses, graders):
+        app.include_router(resource.router, prefix="/v1")
     return app
 
 

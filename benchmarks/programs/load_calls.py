@@ -92,9 +92,16 @@ def _length(received: bytes) -> int:
     raise Refused("an answer without a length")
 
 
+def _request(method: str, path: str, api_key: str, body: str) -> bytes:
+    return (
+        f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {api_key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
 def main() -> None:
     asked = arguments()
-    requests = [request.encode() for request in asked["requests"]]
+    requests = [_request(asked["method"], path, asked["api_key"], asked["body"]) for path in asked["paths"]]
     random.Random(1).shuffle(requests)
     load = Load(requests)
     address = asked["host"], asked["port"]

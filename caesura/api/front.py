@@ -81,7 +81,8 @@ class Front:
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not given:
             raise Unauthenticated
-        caller = await run_in_threadpool(self._keyring.find, given.encode("latin-1"))  # the bytes sent
+        key = given.encode("latin-1")  # the bytes sent
+        caller = self._keyring.recall(key) or await run_in_threadpool(self._keyring.find, key)
         if caller is None:
             raise Unauthenticated(
                 f"Incorrect API key provided: {_mask(given)}. The server showed its key when it started for the first "

@@ -157,7 +157,7 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
 
 
 @router.get("/{job_id}")
-def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
+async def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
     return to_wire(server.store.jobs.get(job_id), server.settings)
 
 

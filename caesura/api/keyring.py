@@ -27,15 +27,21 @@ class KeyRing:
         #: By the key's hash: the caller, and when it was looked up.
         self._believed: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
 
-    def find(self, key: bytes) -> Caller | None:
-        """None for a key that opens nothing. Raises DatabaseUnavailable."""
+    def recall(self, key: bytes) -> Caller | None:
+        """What `find` can say without asking the database; None: ask it."""
         digest = hash_key(key)
         for own, caller in self._fixed.items():
             if hmac.compare_digest(own, digest):
                 return caller
         believed = self._believed.get(digest)
-        if believed is not None and time.monotonic() - believed[1] < BELIEVED_S:
-            return believed[0]
+        return believed[0] if believed is not None and time.monotonic() - believed[1] < BELIEVED_S else None
+
+    def find(self, key: bytes) -> Caller | None:
+        """None for a key that opens nothing. Raises DatabaseUnavailable."""
+        recalled = self.recall(key)
+        if recalled is not None:
+            return recalled
+        digest = hash_key(key)
         self._believed.pop(digest, None)
         caller = self._keys.find(digest)
         if caller is not None:

@@ -41,15 +41,17 @@ class Server:
         return self.settings.resolve_base(name) or self.store.models.find(name)
 
 
-def _get_server(request: Request) -> Server:
+# These are `async` though they wait for nothing: the framework sends others through a thread, which takes longer than
+# all the rest of a short answer.
+async def _get_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
 
 
-def _get_tools(request: Request) -> Tools:
+async def _get_tools(request: Request) -> Tools:
     return cast(Tools, request.app.state.grader_tools)
 
 
-def _get_caller(request: Request) -> Caller:
+async def _get_caller(request: Request) -> Caller:
     return cast(Caller, request.scope["state"]["caller"])
 
 
@@ -63,7 +65,7 @@ CallerDependency = Annotated[Caller, Depends(_get_caller)]
 GraderTools = Annotated[Tools, Depends(_get_tools)]
 
 
-def _get_store(server: ServerDependency, caller: CallerDependency) -> Store:
+async def _get_store(server: ServerDependency, caller: CallerDependency) -> Store:
     return server.store.of(caller.project)
 
 

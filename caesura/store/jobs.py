@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select
+from sqlalchemy import Connection, Select, bindparam, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import count
 
@@ -18,6 +18,9 @@ from caesura.store.models import drop_states, hold_model
 from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state, within
 
 _JOBS = tables.jobs.c
+#: The query that is made most often: put together once, its parameters come with each execution.
+_JOB = select(tables.jobs).where(_JOBS.id == bindparam("job_id"))
+_JOB_OF_PROJECT = _JOB.where(_JOBS.project == bindparam("of_project"))
 
 
 class Jobs:
@@ -213,8 +216,8 @@ def newest_states(job_id: str) -> Select[Any]:
 
 def get_job(connection: Connection, job_id: str, project: str | None = None) -> Job:
     """Raises NotFound, also where the job is another project's than `project`."""
-    query = select(tables.jobs).where(_JOBS.id == job_id, within(tables.jobs, project))
-    row = connection.execute(query).mappings().one_or_none()
+    query = _JOB if project is None else _JOB_OF_PROJECT
+    row = connection.execute(query, {"job_id": job_id, "of_project": project}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
     return to_job(row)
