@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from caesura.api.explain import quote, supported
 from caesura.api.multipart import receive_upload
+from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
@@ -22,7 +23,7 @@ from caesura.jobs import File
 from caesura.schema.common import PageWithIds
 from caesura.schema.files import PURPOSES, Deleted, FileObject
 
-router = APIRouter(prefix="/files")
+router = APIRouter(prefix="/files", route_class=Route)
 
 MAX_PAGE = 10_000
 #: Divisible by three, so that pieces encoded to base64 one by one join.

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
+from caesura.api.route import Route
 from caesura.api.state import GraderTools, Limit, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.graders.build import Tools, build_grader
@@ -24,7 +25,7 @@ from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob
 from caesura.settings import Settings
 from caesura.store.rows import Telling
 
-router = APIRouter(prefix="/fine_tuning/jobs")
+router = APIRouter(prefix="/fine_tuning/jobs", route_class=Route)
 
 MAX_JOBS_PAGE = 100
 MAX_EVENTS_PAGE = 1000

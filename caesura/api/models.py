@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from caesura.api.route import Route
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import Forbidden, NotFound
 from caesura.jobs import Model
 from caesura.schema.files import Deleted
 from caesura.schema.models import ModelList, ModelObject
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", route_class=Route)
 
 
 @router.get("")

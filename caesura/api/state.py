@@ -41,8 +41,8 @@ class Server:
         return self.settings.resolve_base(name) or self.store.models.find(name)
 
 
-# These are `async` though they wait for nothing: the framework sends others through a thread, which takes longer than
-# all the rest of a short answer.
+# Functions of the request, which `route` can call by itself, and `async` though they wait for nothing: the framework
+# sends others through a thread, which takes longer than all the rest of a short answer.
 async def _get_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
 
@@ -65,8 +65,8 @@ CallerDependency = Annotated[Caller, Depends(_get_caller)]
 GraderTools = Annotated[Tools, Depends(_get_tools)]
 
 
-async def _get_store(server: ServerDependency, caller: CallerDependency) -> Store:
-    return server.store.of(caller.project)
+async def _get_store(request: Request) -> Store:
+    return (await _get_server(request)).store.of((await _get_caller(request)).project)
 
 
 #: What is the caller's project's; nothing else exists in it.

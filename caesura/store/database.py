@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 from caesura.errors import DatabaseUnavailable
+from caesura.store.writers import WRITES, Writers
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: How long a write waits for another process's transaction before it fails, seconds.
@@ -42,8 +42,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = create_engine(url)
-        # SQLite lets one writer through at a time and makes the others poll for it: within a process a lock is fairer.
-        self._writing = threading.Lock()
+        self._writers = Writers(self._engine)
         _listen(self._engine)
 
     def migrate(self) -> None:
@@ -63,13 +62,11 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Connection, None, None]:
         """A transaction that is committed when the block ends, undone when it raises. Raises DatabaseUnavailable."""
-        with _told_as_unavailable(), self._writing, self._engine.connect() as connection:
-            connection.execution_options(caesura_write=True)
-            with connection.begin():
-                yield connection
-                also = _also.get()
-                if also is not None:
-                    also(connection)
+        with _told_as_unavailable(), self._writers.write() as connection:
+            yield connection
+            also = _also.get()
+            if also is not None:
+                also(connection)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -96,7 +93,7 @@ def _listen(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
-        writes = connection.get_execution_options().get("caesura_write", False)
+        writes = connection.get_execution_options().get(WRITES, False)
         # By the driver's own connection: to go through all the layers takes longer than most reads.
         driver: Any = connection.connection.driver_connection
         driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -20,6 +20,7 @@ from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_st
 _JOBS = tables.jobs.c
 #: The query that is made most often: put together once, its parameters come with each execution.
 _JOB = select(tables.jobs).where(_JOBS.id == bindparam("job_id"))
+_INSERT = insert(tables.jobs).returning(_JOBS.seq)
 _JOB_OF_PROJECT = _JOB.where(_JOBS.project == bindparam("of_project"))
 
 
@@ -46,7 +47,7 @@ class Jobs:
         with self._database.write() as connection:
             if job.start_model is not None:
                 hold_model(connection, job.start_model)
-            seq = connection.execute(insert(tables.jobs).returning(_JOBS.seq), asdict(job)).scalar_one()
+            seq = connection.execute(_INSERT, _values(job)).scalar_one()
             pairs = (job.metadata or {}).items()
             rows = [{"job_seq": seq, "key": key, "value": value, "project": job.project} for key, value in pairs]
             if rows:
@@ -143,13 +144,19 @@ class Jobs:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def mark_valid(self, job_id: str) -> bool:
-        """validating_files → queued; False when the job has moved elsewhere meanwhile."""
+    def mark_valid(self, *job_ids: str) -> list[str]:
+        """validating_files → queued, all in one transaction; those that have moved elsewhere meanwhile stay.
+
+        Returns the ids of those that were moved.
+        """
+        is_validating = _JOBS.status == Status.VALIDATING_FILES
+        moved: list[str] = []
         with self._database.write() as connection:
-            job = move(connection, job_id, Status.QUEUED, _JOBS.status == Status.VALIDATING_FILES, validated_at=now())
-            if job is not None:
-                tell(connection, job_id, Telling(Told.QUEUED))
-        return job is not None
+            for job_id in job_ids:
+                if move(connection, job_id, Status.QUEUED, is_validating, validated_at=now()) is not None:
+                    tell(connection, job_id, Telling(Told.QUEUED))
+                    moved.append(job_id)
+        return moved
 
     def fail(self, job_id: str, error: JobError, *from_statuses: Status) -> bool:
         """Fail the job out of any of `from_statuses`; False when it was in none of them."""
@@ -202,6 +209,15 @@ class Jobs:
             drop_states(connection, job_id, keep=0)
             tell(connection, job_id, Telling(Told.CANCELLED, Level.WARN))
         return job
+
+
+def _values(job: Job) -> dict[str, Any]:
+    """The columns of the job: not `asdict`, which would copy all that is inside."""
+    values: dict[str, Any] = {name: getattr(job, name) for name in Job.__slots__}
+    for name in ("start_adapter", "error"):
+        if values[name] is not None:
+            values[name] = asdict(values[name])
+    return values
 
 
 def _oldest(what: Any, status: Status, limit: int) -> Select[Any]:

@@ -28,6 +28,7 @@ from caesura.jobs import (
 from caesura.store import tables
 
 _JOB_FIELDS = Job.__dataclass_fields__
+_UPDATE = update(tables.jobs).returning(*tables.jobs.c)
 _NO_LEASE: dict[str, Any] = dict.fromkeys(("worker", "lease_token", "lease_expires_at", "estimated_finish"))
 
 
@@ -63,12 +64,8 @@ def move(
         values = _NO_LEASE | values
     if to in FINAL:
         values["finished_at"] = now()
-    statement = (
-        update(tables.jobs)
-        .where(tables.jobs.c.id == job_id, tables.jobs.c.status.in_(sources(to)), *conditions)
-        .values(status=to, **values)
-        .returning(*tables.jobs.c)
-    )
+    is_allowed = (tables.jobs.c.id == job_id, tables.jobs.c.status.in_(sources(to)), *conditions)
+    statement = _UPDATE.where(*is_allowed).values(status=to, **values)
     row = connection.execute(statement).mappings().one_or_none()
     return None if row is None else to_job(row)
 
