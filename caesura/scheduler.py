@@ -30,6 +30,7 @@ MAX_VALIDATED = 16
 MAX_VALIDATING_S = 0.1
 #: Of so many files it is remembered what validation said.
 MAX_REPORTS = 64
+CHECKPOINT_INTERVAL_S = 2.0
 SWEEP_INTERVAL_S = 60.0
 #: A blob that no row names is left alone for so long: its row may be about to be written.
 SWEEP_GRACE_S = 900.0
@@ -51,7 +52,7 @@ class Scheduler:
         self._starting: dict[str, str] = {}
         #: The newest last.
         self._reports: dict[tuple[str, str, tuple[Needed, ...]], Report] = {}
-        self._swept_at = 0.0
+        self._checkpointed_at = self._swept_at = 0.0
         self._stopping = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -78,6 +79,9 @@ class Scheduler:
         if len(validating) > 1:
             self.wake()  # there may be more
         self._launch()
+        if time.monotonic() - self._checkpointed_at > CHECKPOINT_INTERVAL_S:
+            self._store.database.checkpoint()
+            self._checkpointed_at = time.monotonic()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
             self._sweep()
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)

@@ -20,6 +20,8 @@ from caesura.store.writers import WRITES, Writers
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: How long a write waits for another process's transaction before it fails, seconds.
 BUSY_TIMEOUT_S = 60
+#: The log is moved into the database by the scheduler (`checkpoint`), or at this length by whoever commits: 64 MiB.
+MAX_LOG_PAGES = 16_384
 
 
 #: What every write transaction of this context also writes, last.
@@ -68,6 +70,15 @@ class Database:
             if also is not None:
                 also(connection)
 
+    def checkpoint(self) -> None:
+        """Move what was written from the log into the database proper, while others go on reading and writing.
+
+        Left to itself the database does it within somebody's commit, who waits for it.
+        """
+        with _told_as_unavailable(), self._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -88,6 +99,7 @@ def _listen(engine: Engine) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         # FULL: a commit that was answered survives a power cut.
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={MAX_LOG_PAGES}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
 
