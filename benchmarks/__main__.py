@@ -22,7 +22,17 @@ from benchmarks import (
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement", "load")
+SECTIONS = (
+    "training",
+    "latency",
+    "rates",
+    "lora_layers",
+    "graders",
+    "inference",
+    "preferences",
+    "reinforcement",
+    "load",
+)
 
 
 def main() -> None:

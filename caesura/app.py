@@ -134,7 +134,7 @@ def _build_tools(server: Server, app: FastAPI, api_key: str) -> Tools:
     )
 
 
-def healthz(server: ServerDependency) -> dict[str, str]:
+async def healthz(server: ServerDependency) -> dict[str, str]:
     return {"status": "ok", "version": __version__, "sandbox": server.sandbox_level}
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: The longest time between two looks at the database; what happens in this process wakes the scheduler at once.
 TICK_S = 0.5
 #: Jobs validated between two looks at the queue, so that many new ones do not keep a free slot waiting.
-MAX_VALIDATED = 16
+MAX_VALIDATED = 64
 MAX_VALIDATING_S = 0.1
 #: Of so many files it is remembered what validation said.
 MAX_REPORTS = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
@@ -22,6 +22,8 @@ class Files:
         self._database = database
         self._project = project
         self._own = within(tables.files, project)
+        is_it = (tables.files.c.id == bindparam("file_id"), tables.files.c.deleted_at.is_(None), self._own)
+        self._file = select(tables.files).where(*is_it)
 
     def create(self, blob: Blob, filename: str, purpose: str) -> File:
         file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT)
@@ -31,9 +33,8 @@ class Files:
 
     def get(self, file_id: str) -> File:
         """Raises NotFound."""
-        query = select(tables.files).where(tables.files.c.id == file_id, tables.files.c.deleted_at.is_(None), self._own)
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(self._file, {"file_id": file_id}).mappings().one_or_none()
         if row is None:
             raise NotFound(f"No such File object: {file_id}", param="id")
         return to_file(row)

@@ -15,7 +15,7 @@ from caesura.jobs import ACTIVE, FINAL, Event, Job, JobError, Level, Status, Tol
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
-from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state, within
+from caesura.store.rows import Telling, move, move_many, now, tell, tell_each, to_event, to_job, to_state, within
 
 _JOBS = tables.jobs.c
 #: The query that is made most often: put together once, its parameters come with each execution.
@@ -150,12 +150,9 @@ class Jobs:
         Returns the ids of those that were moved.
         """
         is_validating = _JOBS.status == Status.VALIDATING_FILES
-        moved: list[str] = []
         with self._database.write() as connection:
-            for job_id in job_ids:
-                if move(connection, job_id, Status.QUEUED, is_validating, validated_at=now()) is not None:
-                    tell(connection, job_id, Telling(Told.QUEUED))
-                    moved.append(job_id)
+            moved = move_many(connection, job_ids, Status.QUEUED, is_validating, validated_at=now())
+            tell_each(connection, moved, Telling(Told.QUEUED))
         return moved
 
     def fail(self, job_id: str, error: JobError, *from_statuses: Status) -> bool:

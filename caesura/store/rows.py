@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,6 +69,25 @@ def move(
     statement = _UPDATE.where(*is_allowed).values(status=to, **values)
     row = connection.execute(statement).mappings().one_or_none()
     return None if row is None else to_job(row)
+
+
+def move_many(
+    connection: Connection, job_ids: Collection[str], to: Status, *conditions: ColumnElement[bool], **values: Any
+) -> list[str]:
+    """`move` for waiting jobs all at once, where each is allowed; returns the ids of those that were moved."""
+    assert to not in ACTIVE | FINAL, to
+    is_allowed = (tables.jobs.c.id.in_(job_ids), tables.jobs.c.status.in_(sources(to)), *conditions)
+    statement = update(tables.jobs).where(*is_allowed).values(status=to, **_NO_LEASE, **values)
+    return list(connection.execute(statement.returning(tables.jobs.c.id)).scalars())
+
+
+def tell_each(connection: Connection, job_ids: Collection[str], telling: Telling) -> None:
+    """`tell` the same of all these jobs. What may be told only once is not for this."""
+    assert telling.key is None
+    values = {"created_at": now(), **asdict(telling)}
+    if job_ids:
+        rows = [{"id": new_id("ftevent-"), "job_id": job_id, **values} for job_id in job_ids]
+        connection.execute(insert(tables.events), rows)
 
 
 def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
