@@ -4,12 +4,12 @@
     ├── InvalidRequest          400  the request cannot be carried out as sent
     │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
     │   ├── KeyReused           400  an `Idempotency-Key` that came with another request before
+    │   ├── KeyInterrupted      400  one whose first request made something, and its answer was lost
     │   ├── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
     │   └── InvalidGrader       400  a grader that could never grade; `param` points at the faulty field
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
-    ├── KeyInterrupted          409  nobody can say what became of the first request with this `Idempotency-Key`
     ├── TooLarge                413
     ├── RateLimited             429  too many answers at once; healed by time
     ├── EngineUnavailable       503  healed by time: carries `retry_after_s`
@@ -65,6 +65,13 @@ class KeyReused(InvalidRequest):
     should_retry = False
 
 
+class KeyInterrupted(InvalidRequest):
+    """The first request with this Idempotency-Key made something, and its answer was lost. Look at the list for it."""
+
+    code = "idempotency_key_interrupted"
+    should_retry = False
+
+
 class InvalidData(InvalidRequest):
     """The data file is not valid."""
 
@@ -96,15 +103,6 @@ class NotFound(CaesuraError):
 
     status = 404
     type = "invalid_request_error"
-
-
-class KeyInterrupted(CaesuraError):
-    """The first request with this Idempotency-Key made something, and its answer was lost. Look at the list for it."""
-
-    status = 409
-    type = "invalid_request_error"
-    code = "idempotency_key_interrupted"
-    should_retry = False
 
 
 class TooLarge(CaesuraError):

@@ -1,4 +1,4 @@
-"""uvicorn with an application that does nothing: the limit of every endpoint. Told its port, then serves until killed."""
+"""uvicorn with an application that does nothing: the limit of every endpoint. Tells its port, serves until killed."""
 
 from __future__ import annotations
 

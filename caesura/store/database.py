@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,10 +10,9 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, Select, create_engine, event
 
-from caesura.errors import DatabaseUnavailable
+from caesura.store.prepared import Asking, Prepared, told_as_unavailable
 from caesura.store.writers import WRITES, Writers
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -45,6 +43,7 @@ class Database:
         self.url = url
         self._engine = create_engine(url)
         self._writers = Writers(self._engine)
+        self._asking = Asking(self._engine)
         _listen(self._engine)
 
     def migrate(self) -> None:
@@ -58,37 +57,34 @@ class Database:
     @contextmanager
     def read(self) -> Generator[Connection, None, None]:
         """A transaction that sees one state of the database throughout. Raises DatabaseUnavailable."""
-        with _told_as_unavailable(), self._engine.connect() as connection:
+        with told_as_unavailable(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Generator[Connection, None, None]:
         """A transaction that is committed when the block ends, undone when it raises. Raises DatabaseUnavailable."""
-        with _told_as_unavailable(), self._writers.write() as connection:
+        with told_as_unavailable(), self._writers.write() as connection:
             yield connection
             also = _also.get()
             if also is not None:
                 also(connection)
+
+    def prepare(self, query: Select[Any]) -> Prepared:
+        """The query of one row, for what is asked most often."""
+        return Prepared(self._asking, query, self._engine.dialect)
 
     def checkpoint(self) -> None:
         """Move what was written from the log into the database proper, while others go on reading and writing.
 
         Left to itself the database does it within somebody's commit, who waits for it.
         """
-        with _told_as_unavailable(), self._engine.connect() as connection:
+        with told_as_unavailable(), self._engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
+        self._asking.close()
         self._engine.dispose()
-
-
-@contextmanager
-def _told_as_unavailable() -> Generator[None, None, None]:
-    try:
-        yield
-    except (OperationalError, sqlite3.OperationalError) as error:
-        raise DatabaseUnavailable from error
 
 
 def _listen(engine: Engine) -> None:

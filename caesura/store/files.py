@@ -23,7 +23,7 @@ class Files:
         self._project = project
         self._own = within(tables.files, project)
         is_it = (tables.files.c.id == bindparam("file_id"), tables.files.c.deleted_at.is_(None), self._own)
-        self._file = select(tables.files).where(*is_it)
+        self._one = database.prepare(select(tables.files).where(*is_it))
 
     def create(self, blob: Blob, filename: str, purpose: str) -> File:
         file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT)
@@ -33,8 +33,7 @@ class Files:
 
     def get(self, file_id: str) -> File:
         """Raises NotFound."""
-        with self._database.read() as connection:
-            row = connection.execute(self._file, {"file_id": file_id}).mappings().one_or_none()
+        row = self._one(file_id=file_id)
         if row is None:
             raise NotFound(f"No such File object: {file_id}", param="id")
         return to_file(row)

@@ -35,6 +35,7 @@ class Jobs:
         self._database = database
         self._project = project
         self._own = within(tables.jobs, project)
+        self._one = database.prepare(_JOB if project is None else _JOB_OF_PROJECT)
 
     def create(self, job: Job, *notes: Telling) -> None:
         """Store a new job with its first events, `notes` after OpenAI's own two.
@@ -56,8 +57,10 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        with self._database.read() as connection:
-            return get_job(connection, job_id, self._project)
+        row = self._one(job_id=job_id, of_project=self._project or "")
+        if row is None:
+            raise _unknown(job_id)
+        return to_job(row)
 
     def list(
         self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
@@ -232,8 +235,12 @@ def get_job(connection: Connection, job_id: str, project: str | None = None) -> 
     query = _JOB if project is None else _JOB_OF_PROJECT
     row = connection.execute(query, {"job_id": job_id, "of_project": project}).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+        raise _unknown(job_id)
     return to_job(row)
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
 
 
 def _illegal(job: Job, verb: str, needed: str) -> InvalidJobState:

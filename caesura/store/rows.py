@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -110,7 +110,7 @@ def to_artifact(value: dict[str, Any]) -> Artifact:
     return Artifact(value["prefix"], {name: (size, sha256) for name, (size, sha256) in value["files"].items()})
 
 
-def to_file(row: RowMapping) -> File:
+def to_file(row: Mapping[Any, Any]) -> File:
     return File(**{name: row[name] for name in File.__dataclass_fields__})
 
 
@@ -118,7 +118,7 @@ def to_event(row: RowMapping) -> Event:
     return Event(**{name: row[name] for name in Event.__dataclass_fields__})
 
 
-def to_job(row: RowMapping) -> Job:
+def to_job(row: Mapping[Any, Any]) -> Job:
     values: dict[str, Any] = {name: row[name] for name in _JOB_FIELDS}
     values["status"] = Status(row["status"])
     values["error"] = None if row["error"] is None else JobError(**row["error"])

@@ -92,6 +92,9 @@ class _Shared:
             self.connection.commit()
         except BaseException as fault:
             self._fault = fault
+            driver: Any = self.connection.connection.driver_connection
+            if driver.in_transaction:
+                driver.rollback()
         finally:
             self.connection.close()
             self._ended.set()

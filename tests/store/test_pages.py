@@ -41,12 +41,20 @@ def explaining(store: Store) -> Iterator[Plans]:
             lines = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
             plans[statement] = [line[3] for line in lines]
 
-    engine = store.database._engine
+    def explain_prepared(text: str, parameters: list[Any]) -> Any:
+        with store.database.read() as connection:
+            explain(connection, None, text, parameters)
+        return ask(text, parameters)
+
+    engine, asking = store.database._engine, store.database._asking
+    ask = asking.ask
+    asking.ask = explain_prepared  # type: ignore[method-assign]
     event.listen(engine, "before_cursor_execute", explain)
     try:
         yield plans
     finally:
         event.remove(engine, "before_cursor_execute", explain)
+        asking.ask = ask  # type: ignore[method-assign]
 
 
 def faults(plans: Plans) -> list[str]:
