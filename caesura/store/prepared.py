@@ -46,7 +46,9 @@ class Prepared:
         compiled = query.compile(dialect=dialect)
         self._asking = asking
         self._text = str(compiled)
-        self._parameters = compiled.positiontup or []
+        self._order = compiled.positiontup or []
+        #: Those that stand in the query itself.
+        self._fixed: dict[str, Any] = dict(compiled.params)
         self._columns = [
             (str(column.key), column.type.dialect_impl(dialect).result_processor(dialect, None))
             for column in query.selected_columns
@@ -54,7 +56,8 @@ class Prepared:
 
     def __call__(self, **parameters: str) -> dict[str, Any] | None:
         """The row: column → value. Raises DatabaseUnavailable."""
-        row = self._asking.ask(self._text, [parameters[name] for name in self._parameters])
+        values = self._fixed | parameters
+        row = self._asking.ask(self._text, [values[name] for name in self._order])
         if row is None:
             return None
         columns = zip(self._columns, row, strict=True)

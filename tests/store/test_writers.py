@@ -97,11 +97,14 @@ def test_a_commit_that_fails_fails_who_wrote(database: Database) -> None:
 
 
 def test_a_transaction_that_the_database_undid_is_over(database: Database) -> None:
-    with pytest.raises(ValueError, match="full"), database.write() as connection:
-        connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
-        connection.connection.driver_connection.execute("ROLLBACK")  # type: ignore[union-attr]
-        raise ValueError("full")
+    def be_undone() -> None:
+        with database.write() as connection:
+            connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+            connection.connection.driver_connection.execute("ROLLBACK")  # type: ignore[union-attr]
+            raise ValueError("full")
 
+    with pytest.raises(ValueError, match="full"):
+        be_undone()
     assert numbers(database) == []
     assert Crowd(database).run(3) == [None] * 3
 
