@@ -339,8 +339,8 @@ def _explained(limits: Limits, created: Rate, validated_s: float, held: tuple[in
         f"One server (`caesura serve`) with {num_jobs:,} jobs and {num_events:,} events, half of them one job's, "
         "written straight into its store. Its slot is held by a job that nobody works at, so no worker computes. The "
         "requests come over loopback and kept connections from another process, which shares the machine's cores with "
-        f"the server. The limit of a GET is an empty application under uvicorn ({limits.requests_per_s:,.0f}/s), asked by "
-        f"the same program; that of a POST is SQLite's synced commits ({limits.commits_per_s:,.0f}/s, one writer). The "
-        f"scheduler was on: it validated the {created.num:,} created jobs while they came (ten rows each), one more "
-        f"commit for each, and was done {validated_s:.1f} s after the last."
+        f"the server. The limit of a GET is an empty application under uvicorn ({limits.requests_per_s:,.0f}/s), asked "
+        f"by the same program; that of a POST is SQLite's synced commits, one writer ({limits.commits_per_s:,.0f}/s). "
+        f"The scheduler was on: it validated the {created.num:,} created jobs while they came (ten rows each), "
+        f"many by one commit, and was done {validated_s:.1f} s after the last."
     )
