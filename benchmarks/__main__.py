@@ -11,6 +11,7 @@ from benchmarks import (
     inference,
     latency,
     limit,
+    load,
     lora_layers,
     machine,
     preferences,
@@ -21,7 +22,17 @@ from benchmarks import (
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement")
+SECTIONS = (
+    "training",
+    "latency",
+    "rates",
+    "lora_layers",
+    "graders",
+    "inference",
+    "preferences",
+    "reinforcement",
+    "load",
+)
 
 
 def main() -> None:
@@ -40,6 +51,7 @@ def main() -> None:
         "inference": lambda: inference.run(options),
         "preferences": lambda: preferences.run(the_limit, options),
         "reinforcement": lambda: reinforcement.run(the_limit, options),
+        "load": lambda: load.run(options),
     }
     for name in SECTIONS:
         if name in wanted:

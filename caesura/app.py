@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
@@ -33,6 +33,7 @@ from caesura.api import (
 from caesura.api.admission import Admission
 from caesura.api.front import Front
 from caesura.api.gate import Gate
+from caesura.api.idempotency import Idempotency
 from caesura.api.keyring import KeyRing
 from caesura.api.state import AnyServer, Server
 from caesura.deliverer import Deliverer, read_webhooks
@@ -118,14 +119,14 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.grader_tools = _build_tools(server, app)
     settings = server.settings
     gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
+    app.add_middleware(Idempotency, store=server.store)  # what is added later comes first
     app.add_middleware(Front, gate=gate, settings=settings)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
-    v1 = APIRouter(prefix="/v1")
-    resources = (files, uploads, jobs, rollouts, permissions, models, webhooks)
+    # Routes are tried in this order, one by one: what is asked for most often comes first.
+    resources = (jobs, files, uploads, rollouts, permissions, models, webhooks)
     for resource in (*resources, chat, completions, embeddings, responses, graders):
-        v1.include_router(resource.router)
-    app.include_router(v1)
+        app.include_router(resource.router, prefix="/v1")
     return app
 
 
@@ -161,7 +162,7 @@ def _build_tools(server: Server, app: FastAPI) -> Tools:
     )
 
 
-def healthz(server: AnyServer) -> dict[str, str]:
+async def healthz(server: AnyServer) -> dict[str, str]:
     return {"status": "ok", "version": __version__, "sandbox": server.sandbox_level}
 
 

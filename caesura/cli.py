@@ -28,6 +28,7 @@ from caesura.app import API_KEY_FILE, FirstKey, build_app, build_server, load_ap
 from caesura.errors import CaesuraError, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
+from caesura.protocol import BoundedHttpProtocol
 from caesura.settings import Settings, load_settings
 
 cli = typer.Typer(
@@ -125,7 +126,9 @@ def serve(settings: Settings) -> None:
                 sys.stdout.flush()
 
         raise_file_limit()
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, http=BoundedHttpProtocol, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
         try:
             with suppress(KeyboardInterrupt):  # raised once all is closed: Ctrl-C is how a server is meant to end
                 Announcing(config).run(sockets=[listener])

@@ -4,6 +4,8 @@
     ├── InvalidRequest          400  the request cannot be carried out as sent
     │   ├── InvalidJobState     400  the job is in the wrong status (never 409: the SDKs retry that)
     │   ├── InvalidUploadState  400  the upload is over
+    │   ├── KeyReused           400  an `Idempotency-Key` that came with another request before
+    │   ├── KeyInterrupted      400  one whose first request made something, and its answer was lost
     │   ├── InvalidData         400  a data file breaks a rule; also the end of a job (`code`, `param`)
     │   └── InvalidGrader       400  a grader that could never grade; `param` points at the faulty field
     ├── Unauthenticated         401
@@ -70,6 +72,20 @@ class InvalidUploadState(InvalidRequest):
     """The upload is over."""
 
     code = "invalid_upload_state"
+    should_retry = False
+
+
+class KeyReused(InvalidRequest):
+    """This Idempotency-Key was sent with another request before. Send every new request with a new key."""
+
+    code = "idempotency_key_reused"
+    should_retry = False
+
+
+class KeyInterrupted(InvalidRequest):
+    """The first request with this Idempotency-Key made something, and its answer was lost. Look at the list for it."""
+
+    code = "idempotency_key_interrupted"
     should_retry = False
 
 

@@ -41,6 +41,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
 }
 FINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+UNFINISHED = frozenset(TRANSITIONS) - FINAL
 #: What webhooks are told when a job comes into a status, as OpenAI's service calls it; the pause is our own.
 ANNOUNCED = {status: f"fine_tuning.job.{status}" for status in (*FINAL, Status.PAUSED)}
 #: When it leaves the pause.

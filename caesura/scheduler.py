@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from caesura.data.prompts import Needed
-from caesura.data.validate import validate
+from caesura.data.validate import Report, validate
 from caesura.errors import CaesuraError
 from caesura.executors import Executor
 from caesura.graders.variables import item_paths
@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 #: The longest time between two looks at the database; what happens in this process wakes the scheduler at once.
 TICK_S = 0.5
+#: Jobs validated between two looks at the queue, so that many new ones do not keep a free slot waiting.
+MAX_VALIDATED = 64
+MAX_VALIDATING_S = 0.1
+#: Of so many files it is remembered what validation said.
+MAX_REPORTS = 64
+CHECKPOINT_INTERVAL_S = 2.0
 SWEEP_INTERVAL_S = 60.0
 #: A blob that no row names is left alone for so long: its row may be about to be written.
 SWEEP_GRACE_S = 900.0
@@ -44,7 +50,9 @@ class Scheduler:
         self._executor = executor(self.wake)
         #: Jobs that are not claimed yet → the worker that was started for each.
         self._starting: dict[str, str] = {}
-        self._swept_at = 0.0
+        #: The newest last.
+        self._reports: dict[tuple[str, str, tuple[Needed, ...]], Report] = {}
+        self._checkpointed_at = self._swept_at = 0.0
         self._stopping = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -66,13 +74,19 @@ class Scheduler:
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
         self._mend()
-        for job in self._store.jobs.in_status(Status.VALIDATING_FILES):
-            self._validate(job)
+        validating = self._store.jobs.validating(MAX_VALIDATED)
+        self._validate(validating)
+        if len(validating) > 1:
+            self.wake()  # there may be more
         self._launch()
+        if time.monotonic() - self._checkpointed_at > CHECKPOINT_INTERVAL_S:
+            self._store.database.checkpoint()
+            self._checkpointed_at = time.monotonic()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
             self._store.files.expire()
             self._store.uploads.expire()
+            self._store.idempotency.expire()
             self._sweep()
             self._swept_at = time.monotonic()
 
@@ -93,32 +107,51 @@ class Scheduler:
                 self._store.recovery.launch_failed(ended.job_id, ended.cause)
         self._store.recovery.expire_leases()
 
-    def _validate(self, job: Job) -> None:
-        error = self._find_fault(job, "training_file", job.training_file, job.training_blob)
-        if error is None and job.validation_file is not None and job.validation_blob is not None:
-            error = self._find_fault(job, "validation_file", job.validation_file, job.validation_blob)
-        if error is None:
-            self._store.jobs.mark_valid(job.id)
-        else:
-            self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+    def _validate(self, jobs: list[Job]) -> None:
+        valid: list[str] = []
+        began = time.monotonic()
+        for job in jobs:
+            error = self._find_fault(job, "training_file", job.training_file, job.training_blob)
+            if error is None and job.validation_file is not None and job.validation_blob is not None:
+                error = self._find_fault(job, "validation_file", job.validation_file, job.validation_blob)
+            if error is None:
+                valid.append(job.id)
+            else:
+                self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+            if time.monotonic() - began > MAX_VALIDATING_S:
+                break  # a large file: the others wait for the next tick, and those that are valid do not wait for it
+        if valid:
+            self._store.jobs.mark_valid(*valid)
 
     def _find_fault(self, job: Job, param: str, file_id: str, blob: str) -> JobError | None:
         try:
-            with self._storage.open(blob) as lines:
-                return validate(lines, job.method["type"], _needed(job)).error(param, file_id)
+            return self._report(blob, job.method["type"], _needed(job)).error(param, file_id)
         except CaesuraError as error:
             logger.exception("a file of a job cannot be read")
             return JobError("server_error", f"The file cannot be read: {error.message}", param)
 
+    def _report(self, blob: str, method: str, needed: tuple[Needed, ...]) -> Report:
+        """What validation says of the file. A blob never changes: what was said of one a moment ago still holds."""
+        report = self._reports.pop((blob, method, needed), None)
+        if report is None:
+            with self._storage.open(blob) as lines:
+                report = validate(lines, method, needed)
+        self._reports[blob, method, needed] = report
+        while len(self._reports) > MAX_REPORTS:
+            del self._reports[next(iter(self._reports))]
+        return report
+
     def _launch(self) -> None:
-        queued = [job.id for job in self._store.jobs.in_status(Status.QUEUED)]
-        self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
-        num_active = len(self._store.jobs.in_status(Status.RUNNING, Status.PAUSING))
-        for job_id in queued:
-            if num_active + len(self._starting) >= self._slots:
-                return
-            if job_id not in self._starting:
-                self._starting[job_id] = self._executor.start(job_id)
+        if self._starting:
+            queued = self._store.jobs.still_queued(self._starting)
+            self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
+        room = self._slots - self._store.jobs.num_active() - len(self._starting)
+        if room <= 0:
+            return
+        # Those that are starting are still queued: whatever they are, there are `room` others among so many.
+        waiting = [job for job in self._store.jobs.queued(self._slots) if job not in self._starting]
+        for job_id in waiting[:room]:
+            self._starting[job_id] = self._executor.start(job_id)
 
     def _sweep(self) -> None:
         """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""
@@ -133,8 +166,8 @@ class Scheduler:
                 self._storage.delete(key)
 
 
-def _needed(job: Job) -> list[Needed]:
+def _needed(job: Job) -> tuple[Needed, ...]:
     """What the job's grader names of every row."""
     if job.method["type"] != "reinforcement":
-        return []
-    return [Needed(path.steps, path.text) for path in item_paths(job.method["reinforcement"]["grader"])]
+        return ()
+    return tuple(Needed(path.steps, path.text) for path in item_paths(job.method["reinforcement"]["grader"]))

@@ -24,7 +24,7 @@ LAYERS = (
     {"worker"},
     {"deliverer", "executors", "scheduler"},
     {"api"},
-    {"app", "cli", "keys"},
+    {"app", "cli", "keys", "protocol"},
 )
 #: Heavy or narrow packages → the only places that may import them.
 IMPORTERS = {

@@ -298,14 +298,14 @@ def test_a_tick_that_fails_does_not_end_the_scheduler(
     world: World, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = new_job(world)
-    original, failures = world.store.jobs.in_status, [1]
+    original, failures = world.store.jobs.validating, [1]
 
-    def in_status(*statuses: Status) -> list[Job]:
+    def validating(limit: int) -> list[Job]:
         if failures:
             raise RuntimeError(f"failure {failures.pop()}")
-        return original(*statuses)
+        return original(limit)
 
-    monkeypatch.setattr(world.store.jobs, "in_status", in_status)
+    monkeypatch.setattr(world.store.jobs, "validating", validating)
     scheduler = make_scheduler(world, executor)
     scheduler.start()
     wait_until(lambda: executor.started == [job.id], "the job to be launched")

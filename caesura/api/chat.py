@@ -14,6 +14,7 @@ from caesura.api.admission import PlacesDependency
 from caesura.api.asked import check_stream_options, collect, find_answering, json_answer, sampling_of, until_finished
 from caesura.api.chat_answers import Telling, whole_answer, write_chunks
 from caesura.api.leaving import unless_client_leaves
+from caesura.api.route import Route
 from caesura.api.sse import open_stream
 from caesura.api.state import Server, ServerDependency
 from caesura.api.tools import tools_of
@@ -22,7 +23,7 @@ from caesura.ids import new_id
 from caesura.inference.engine import ChatRequest
 from caesura.schema.chat import ANY_OBJECT, CreateChatCompletion, Message, ResponseFormat
 
-router = APIRouter(prefix="/chat/completions")
+router = APIRouter(prefix="/chat/completions", route_class=Route)
 
 
 @router.post("", response_model=None)

@@ -26,6 +26,7 @@ from caesura.api.asked import (
 from caesura.api.completion_answers import Telling, whole_answer, write_chunks
 from caesura.api.interleave import interleave
 from caesura.api.leaving import unless_client_leaves
+from caesura.api.route import Route
 from caesura.api.sse import open_stream
 from caesura.api.state import ServerDependency
 from caesura.errors import InvalidRequest
@@ -33,7 +34,7 @@ from caesura.ids import new_id
 from caesura.inference.engine import CompletionRequest, Engine, Piece
 from caesura.schema.completions import CreateCompletion
 
-router = APIRouter(prefix="/completions")
+router = APIRouter(prefix="/completions", route_class=Route)
 
 DEFAULT_MAX_TOKENS = 16
 

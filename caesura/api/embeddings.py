@@ -18,6 +18,7 @@ from starlette.responses import Response
 from caesura.api.admission import PlacesDependency
 from caesura.api.asked import find_answering, json_answer
 from caesura.api.leaving import unless_client_leaves
+from caesura.api.route import Route
 from caesura.api.state import Server, ServerDependency
 from caesura.errors import InvalidRequest
 from caesura.inference.engine import Embeddings, EmbedRequest
@@ -25,7 +26,7 @@ from caesura.jobs import Artifact
 from caesura.schema.embeddings import CreateEmbeddings, Embedding, EmbeddingList, EmbeddingUsage
 from caesura.settings import EMBEDDED_BASE
 
-router = APIRouter(prefix="/embeddings")
+router = APIRouter(prefix="/embeddings", route_class=Route)
 
 #: They mean the embedding model of the settings; without one, the embedded base, as OpenAI's other names do.
 OPENAI_EMBEDDING_MODELS = frozenset({"text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"})

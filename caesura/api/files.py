@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from caesura.api.explain import explain
 from caesura.api.multipart import receive_upload
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Limit, OwnStore, QueryText, Server, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
@@ -25,7 +26,7 @@ from caesura.ids import new_token
 from caesura.jobs import File
 from caesura.schema.files import JSONL_PURPOSES, CreateFile, Deleted, FileObject, FilePage, find_life
 
-router = APIRouter(prefix="/files")
+router = APIRouter(prefix="/files", route_class=Route)
 
 MAX_PAGE = 10_000
 #: Divisible by three, so that pieces encoded to base64 one by one join.

@@ -38,7 +38,7 @@ class Gate:
         if not given:
             raise Unauthenticated
         sent = given.encode("latin-1")  # the bytes that were sent
-        caller = await run_in_threadpool(self._keyring.find, sent)
+        caller = self._keyring.recall(sent) or await run_in_threadpool(self._keyring.find, sent)
         if caller is None:
             logger.warning("a wrong key, %s, from %s", _mask(given), address)
             await self._sleep(self._patience.delay_s(address))

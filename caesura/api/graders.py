@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from caesura.api.leaving import unless_client_leaves
+from caesura.api.route import Route
 from caesura.api.state import GraderTools
 from caesura.graders.build import build_grader
 from caesura.graders.grade import Flag, Grade, TokenUsage, grade, observe_text
@@ -24,7 +25,7 @@ from caesura.schema.graders import (
     ValidateGrader,
 )
 
-router = APIRouter(prefix="/fine_tuning/alpha/graders")
+router = APIRouter(prefix="/fine_tuning/alpha/graders", route_class=Route)
 
 
 @router.post("/run")

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, GraderTools, Limit, OwnStore, QueryText, Server, ServerDependency
 from caesura.errors import InvalidRequest, NotFound
 from caesura.graders.build import Tools, build_grader
@@ -23,7 +24,7 @@ from caesura.schema.common import Page, PageWithIds
 from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, JobEvent, Method
 from caesura.store.rows import Telling
 
-router = APIRouter(prefix="/fine_tuning/jobs")
+router = APIRouter(prefix="/fine_tuning/jobs", route_class=Route)
 
 MAX_JOBS_PAGE = 100
 MAX_EVENTS_PAGE = 1000
@@ -161,7 +162,7 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
 
 
 @router.get("/{job_id}")
-def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
+async def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
     return to_wire(server.store.jobs.get(job_id), server)
 
 

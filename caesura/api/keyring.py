@@ -30,22 +30,28 @@ class KeyRing:
         #: By the key's hash: the caller, and when it was looked up.
         self._believed: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
 
-    def find(self, key: bytes) -> Caller | None:
-        """None for a key that opens nothing. Raises DatabaseUnavailable."""
+    def recall(self, key: bytes) -> Caller | None:
+        """What `find` can say without asking the database; None: ask it."""
         digest = hash_key(key)
         for own, caller in self._fixed.items():
             if hmac.compare_digest(own, digest):
                 return caller
-        believed = self._believed.pop(digest, None)
-        if believed is None or time.monotonic() - believed[1] > BELIEVED_S:
-            caller = self._keys.find(digest)
-            if caller is None:
-                return None
-            believed = caller, time.monotonic()
-        self._believed[digest] = believed
-        if len(self._believed) > MAX_BELIEVED:
-            self._believed.popitem(last=False)
-        return believed[0]
+        believed = self._believed.get(digest)
+        return believed[0] if believed is not None and time.monotonic() - believed[1] < BELIEVED_S else None
+
+    def find(self, key: bytes) -> Caller | None:
+        """None for a key that opens nothing. Raises DatabaseUnavailable."""
+        recalled = self.recall(key)
+        if recalled is not None:
+            return recalled
+        digest = hash_key(key)
+        self._believed.pop(digest, None)
+        caller = self._keys.find(digest)
+        if caller is not None:
+            self._believed[digest] = caller, time.monotonic()
+            while len(self._believed) > MAX_BELIEVED:
+                self._believed.popitem(last=False)
+        return caller
 
     def select(self, caller: Caller, organization: str, project: str) -> Caller:
         """The caller in the organization and the project that its request's headers name; empty: its own.

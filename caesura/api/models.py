@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.errors import Forbidden, NotFound
 from caesura.jobs import Model
@@ -11,7 +12,7 @@ from caesura.schema.files import Deleted
 from caesura.schema.models import ModelList, ModelObject
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", route_class=Route)
 
 
 @router.get("")

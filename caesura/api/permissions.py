@@ -7,13 +7,14 @@ from typing import Literal
 
 from fastapi import APIRouter
 
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Limit, OwnStore, QueryText
 from caesura.schema.common import PageWithIds
 from caesura.schema.permissions import CreatePermissions, DeletedPermission, PermissionObject
 from caesura.store.permissions import Permission
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/fine_tuning/checkpoints")
+router = APIRouter(prefix="/fine_tuning/checkpoints", route_class=Route)
 
 MAX_PAGE = 100
 _SHARE = "share a checkpoint"

@@ -20,6 +20,7 @@ from caesura.api.explain import quote
 from caesura.api.leaving import unless_client_leaves
 from caesura.api.response_items import Items, to_items, to_messages
 from caesura.api.response_making import Event, ResponseMaking
+from caesura.api.route import Route
 from caesura.api.sse import event, open_stream
 from caesura.api.state import Limit, QueryText, Server, ServerDependency
 from caesura.api.tools import Form, check_tools
@@ -42,7 +43,7 @@ from caesura.schema.responses import (
 )
 from caesura.store.responses import StoredResponse
 
-router = APIRouter(prefix="/responses")
+router = APIRouter(prefix="/responses", route_class=Route)
 
 MAX_ITEMS_PAGE = 100
 _TOOLS = Form("tools", "tool_choice", "tools[{}].name", "tool_choice.name")

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
+from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, ServerDependency
 from caesura.schema.common import PageWithIds
 from caesura.schema.rollouts import Rollout
 
-router = APIRouter(prefix="/fine_tuning/jobs")
+router = APIRouter(prefix="/fine_tuning/jobs", route_class=Route)
 
 MAX_PAGE = 100
 #: What the database takes for a step.

@@ -58,11 +58,13 @@ class Server:
         return find_judge(self.settings, name, own_project=None if self.resolve_model(name) is None else project)
 
 
-def _get_any_server(request: Request) -> Server:
+# Functions of the request, which `route` can call by itself, and `async` though they wait for nothing: the framework
+# sends others through a thread, which takes longer than all the rest of a short answer.
+async def _get_any_server(request: Request) -> Server:
     return cast(Server, request.app.state.server)
 
 
-def _get_caller(request: Request) -> Caller:
+async def _get_caller(request: Request) -> Caller:
     return cast(Caller, request.scope["state"]["caller"])
 
 
@@ -72,16 +74,17 @@ CallerDependency = Annotated[Caller, Depends(_get_caller)]
 AnyServer = Annotated[Server, Depends(_get_any_server)]
 
 
-def _get_server(server: AnyServer, caller: CallerDependency) -> Server:
-    return server.of(caller)
+async def _get_server(request: Request) -> Server:
+    return (await _get_any_server(request)).of(await _get_caller(request))
 
 
 #: As the caller sees it.
 ServerDependency = Annotated[Server, Depends(_get_server)]
 
 
-def _get_tools(request: Request, server: ServerDependency) -> Tools:
-    return replace(cast(Tools, request.app.state.grader_tools), find_judge=server.find_judge)
+async def _get_tools(request: Request) -> Tools:
+    tools = cast(Tools, request.app.state.grader_tools)
+    return replace(tools, find_judge=(await _get_server(request)).find_judge)
 
 
 def _absent_if_empty(value: str | None) -> str | None:
@@ -91,8 +94,8 @@ def _absent_if_empty(value: str | None) -> str | None:
 GraderTools = Annotated[Tools, Depends(_get_tools)]
 
 
-def _get_store(server: ServerDependency) -> Store:
-    return server.store
+async def _get_store(request: Request) -> Store:
+    return (await _get_server(request)).store
 
 
 #: What is the caller's project's; nothing else exists in it.

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from caesura.api import files
 from caesura.api.explain import quote
 from caesura.api.multipart import in_threads, receive_upload
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, OwnStore, Server, ServerDependency
 from caesura.data.validate import HEAD_BYTES
 from caesura.errors import BlobDamaged, InvalidRequest, NotFound, TooLarge
@@ -27,7 +28,7 @@ from caesura.store import Store
 from caesura.store.uploads import Upload, UploadPart
 from caesura.tenancy import Caller
 
-router = APIRouter(prefix="/uploads")
+router = APIRouter(prefix="/uploads", route_class=Route)
 
 MAX_PART_BYTES = 64 * 2**20
 #: Parts are joined by pieces of this size.

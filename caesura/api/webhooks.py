@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from caesura.api.route import Route
 from caesura.api.state import CallerDependency, OwnStore, Server, ServerDependency
 from caesura.errors import InvalidRequest
 from caesura.graders.outbound import WEBHOOKS, OutboundRefused, check_url
@@ -22,7 +23,7 @@ from caesura.schema.webhooks import (
 from caesura.store.webhooks import WebhookEndpoint
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/dashboard/webhook_endpoints")
+router = APIRouter(prefix="/dashboard/webhook_endpoints", route_class=Route)
 
 _CHANGE = "change where events are sent"
 

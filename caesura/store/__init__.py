@@ -2,8 +2,8 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys` and
-`.webhooks`.
+`.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys`,
+`.idempotency` (what was answered to whom) and `.webhooks`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from caesura.store.attempts import Attempts
 from caesura.store.database import Database
 from caesura.store.files import Files
+from caesura.store.idempotency import IdempotencyKeys
 from caesura.store.jobs import Jobs
 from caesura.store.keys import Keys
 from caesura.store.models import Models
@@ -38,12 +39,18 @@ class Store:
         self.responses = Responses(database, project)
         self.uploads = Uploads(database, project)
         self.recovery = Recovery(database)
+        self.idempotency = IdempotencyKeys(database, project)
         self.keys = Keys(database)
         self.webhooks = Webhooks(database, project)
+        #: By project: to put together their queries takes longer than to ask them.
+        self._views: dict[str, Store] = {}
 
     def of(self, project: str) -> Store:
         """The same, as the project sees it: what is another project's does not exist."""
-        return Store(self.database, project)
+        view = self._views.get(project)
+        if view is None:
+            view = self._views[project] = Store(self.database, project)
+        return view
 
     def close(self) -> None:
         self.database.close()

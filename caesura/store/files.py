@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.errors import InvalidRequest, NotFound
@@ -23,6 +23,8 @@ class Files:
         self._database = database
         self._project = project
         self._own = within(tables.files, project)
+        is_it = (tables.files.c.id == bindparam("file_id"), _exists(bindparam("now")), self._own)
+        self._one = database.prepare(select(tables.files).where(*is_it))
 
     def create(self, blob: Blob, filename: str, purpose: str, life_s: int | None = None) -> File:
         """`life_s`: after so many seconds the file expires; None: never."""
@@ -33,9 +35,7 @@ class Files:
 
     def get(self, file_id: str) -> File:
         """Raises NotFound."""
-        query = select(tables.files).where(tables.files.c.id == file_id, _exists(), self._own)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+        row = self._one(file_id=file_id, now=now())
         if row is None:
             raise NotFound(f"No such File object: {file_id}", param="id")
         return to_file(row)
@@ -81,9 +81,11 @@ class Files:
             connection.execute(update(tables.files).where(*expired).values(deleted_at=now()))
 
 
-def _exists() -> ColumnElement[bool]:
+def _exists(at: ColumnElement[int] | None = None) -> ColumnElement[bool]:
     files = tables.files.c
-    return files.deleted_at.is_(None) & or_(files.expires_at.is_(None), files.expires_at > now())
+    return files.deleted_at.is_(None) & or_(
+        files.expires_at.is_(None), files.expires_at > (now() if at is None else at)
+    )
 
 
 def new_file(blob: Blob, filename: str, purpose: str, project: str = FIRST_PROJECT, life_s: int | None = None) -> File:

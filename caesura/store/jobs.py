@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import count
 
 from caesura.errors import InvalidJobState, InvalidRequest, NotFound
-from caesura.jobs import FINAL, RESUMED, Event, Job, JobError, Level, Status, Told, TrainingState
+from caesura.jobs import ACTIVE, FINAL, RESUMED, Event, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
 from caesura.store.announcing import announce
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
-from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state, within
+from caesura.store.rows import Telling, move, move_many, now, tell, tell_each, to_event, to_job, to_state, within
 
 _JOBS = tables.jobs.c
+#: The query that is made most often: put together once, its parameters come with each execution.
+_JOB = select(tables.jobs).where(_JOBS.id == bindparam("job_id"), _JOBS.deleted_at.is_(None))
+_INSERT = insert(tables.jobs).returning(_JOBS.seq)
+_JOB_OF_PROJECT = _JOB.where(_JOBS.project == bindparam("of_project"))
 
 
 class Jobs:
@@ -30,6 +37,7 @@ class Jobs:
         self._project = project
         self._known = within(tables.jobs, project)
         self._own = self._known & _JOBS.deleted_at.is_(None)
+        self._one = database.prepare(_JOB if project is None else _JOB_OF_PROJECT)
 
     def create(self, job: Job, *notes: Telling) -> None:
         """Store a new job with its first events, `notes` after OpenAI's own two.
@@ -42,13 +50,19 @@ class Jobs:
         with self._database.write() as connection:
             if job.start_model is not None:
                 hold_model(connection, job.start_model)
-            connection.execute(insert(tables.jobs).values(asdict(job)))
+            seq = connection.execute(_INSERT, _values(job)).scalar_one()
+            pairs = (job.metadata or {}).items()
+            rows = [{"job_seq": seq, "key": key, "value": value, "project": job.project} for key, value in pairs]
+            if rows:
+                connection.execute(insert(tables.job_metadata), rows)
             tell(connection, job.id, created, *notes, validating)
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        with self._database.read() as connection:
-            return get_job(connection, job_id, self._project)
+        row = self._one(job_id=job_id, of_project=self._project or "")
+        if row is None:
+            raise _unknown(job_id)
+        return to_job(row)
 
     def list(
         self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
@@ -57,9 +71,10 @@ class Jobs:
 
         `metadata`: only jobs that have all these pairs. Raises InvalidRequest for a cursor that never existed.
         """
-        query = select(tables.jobs).where(self._own).order_by(_JOBS.seq.desc()).limit(limit + 1)
-        for key, value in (metadata or {}).items():
-            query = query.where(_JOBS.metadata[key].as_string() == value)
+        query, seq = select(tables.jobs).where(self._own), _JOBS.seq
+        for pair in (metadata or {}).items():
+            query, seq = self._having(query, *pair)
+        query = query.order_by(seq.desc()).limit(limit + 1)
         if without_metadata:
             query = query.where(_JOBS.metadata.is_(None))
         with self._database.read() as connection:
@@ -69,9 +84,15 @@ class Jobs:
                 ).scalar_one_or_none()
                 if cursor is None:
                     raise InvalidRequest(f"Invalid 'after': there is no job '{after}'.", param="after")
-                query = query.where(_JOBS.seq < cursor)
+                query = query.where(seq < cursor)
             rows = connection.execute(query).mappings().all()
         return [to_job(row) for row in rows[:limit]], len(rows) > limit
+
+    def _having(self, query: Select[Any], key: str, value: str) -> tuple[Select[Any], ColumnElement[int]]:
+        """The query of those with this pair, and the column to order it by, which the pair's index has in order."""
+        pairs = tables.job_metadata.alias()
+        is_it = (pairs.c.key == key, pairs.c.value == value, within(pairs, self._project))
+        return query.join(pairs, pairs.c.job_seq == _JOBS.seq).where(*is_it), pairs.c.job_seq
 
     def list_events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events behind the cursor, newest first. Raises NotFound, InvalidRequest for an unknown cursor."""
@@ -106,19 +127,40 @@ class Jobs:
             rows = connection.execute(newest_states(job_id)).mappings().all()
         return [to_state(row) for row in rows]
 
-    def in_status(self, *statuses: Status) -> list[Job]:
-        """Jobs in any of these statuses, oldest first."""
-        query = select(tables.jobs).where(_JOBS.status.in_(statuses)).order_by(_JOBS.seq)
+    def validating(self, limit: int) -> list[Job]:
+        """The oldest jobs whose files are to be validated."""
+        query = _oldest(tables.jobs, Status.VALIDATING_FILES, limit)
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query).mappings()]
 
-    def mark_valid(self, job_id: str) -> bool:
-        """validating_files → queued; False when the job has moved elsewhere meanwhile."""
+    def queued(self, limit: int) -> list[str]:
+        """The ids of the oldest jobs that wait for a worker."""
+        query = _oldest(_JOBS.id, Status.QUEUED, limit)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def still_queued(self, job_ids: Collection[str]) -> set[str]:
+        """Those of the jobs that wait for a worker."""
+        query = select(_JOBS.id).where(_JOBS.id.in_(job_ids), _JOBS.status == Status.QUEUED)
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
+    def num_active(self) -> int:
+        """How many jobs have a worker."""
+        query = select(count()).where(_JOBS.status.in_(ACTIVE))
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def mark_valid(self, *job_ids: str) -> list[str]:
+        """validating_files → queued, all in one transaction; those that have moved elsewhere meanwhile stay.
+
+        Returns the ids of those that were moved.
+        """
+        is_validating = _JOBS.status == Status.VALIDATING_FILES
         with self._database.write() as connection:
-            job = move(connection, job_id, Status.QUEUED, _JOBS.status == Status.VALIDATING_FILES, validated_at=now())
-            if job is not None:
-                tell(connection, job_id, Telling(Told.QUEUED))
-        return job is not None
+            moved = move_many(connection, job_ids, Status.QUEUED, is_validating, validated_at=now())
+            tell_each(connection, moved, Telling(Told.QUEUED))
+        return moved
 
     def fail(self, job_id: str, error: JobError, *from_statuses: Status) -> bool:
         """Fail the job out of any of `from_statuses`; False when it was in none of them."""
@@ -185,6 +227,19 @@ class Jobs:
                 )
 
 
+def _values(job: Job) -> dict[str, Any]:
+    """The columns of the job: not `asdict`, which would copy all that is inside."""
+    values: dict[str, Any] = {name: getattr(job, name) for name in Job.__slots__}
+    for name in ("start_adapter", "error"):
+        if values[name] is not None:
+            values[name] = asdict(values[name])
+    return values
+
+
+def _oldest(what: Any, status: Status, limit: int) -> Select[Any]:
+    return select(what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
+
+
 def newest_states(job_id: str) -> Select[Any]:
     """The query of a job's training states, newest first."""
     states = tables.states.c
@@ -193,12 +248,15 @@ def newest_states(job_id: str) -> Select[Any]:
 
 def get_job(connection: Connection, job_id: str, project: str | None = None) -> Job:
     """Raises NotFound, also where the job is another project's than `project`."""
-    is_it = (_JOBS.id == job_id, _JOBS.deleted_at.is_(None), within(tables.jobs, project))
-    query = select(tables.jobs).where(*is_it)
-    row = connection.execute(query).mappings().one_or_none()
+    query = _JOB if project is None else _JOB_OF_PROJECT
+    row = connection.execute(query, {"job_id": job_id, "of_project": project}).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+        raise _unknown(job_id)
     return to_job(row)
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
 
 
 def _illegal(job: Job, verb: str, needed: str) -> InvalidJobState:

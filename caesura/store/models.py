@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.errors import InvalidRequest, NotFound
 from caesura.ids import new_id
 from caesura.jobs import (
-    FINAL,
     NUM_BEST_CHECKPOINTS,
     NUM_EPOCH_CHECKPOINTS,
+    UNFINISHED,
     VALIDATION_REWARD,
     Artifact,
     Job,
@@ -68,16 +68,17 @@ class Models:
         """
         # A final model that is a checkpoint again has that one's step, and stands before it.
         newest_first = _MODELS.step.desc(), _MODELS.seq.desc()
-        query = select(tables.models).where(_MODELS.job_id == job_id).order_by(*newest_first)
+        query = select(tables.models).where(_MODELS.job_id == job_id, _MODELS.deleted_at.is_(None))
+        query = query.order_by(*newest_first).limit(limit + 1)
         with self._database.read() as connection:
+            if after is not None:
+                known = select(_MODELS.step, _MODELS.seq).where(_MODELS.id == after, _MODELS.job_id == job_id)
+                cursor = connection.execute(known).one_or_none()
+                if cursor is None:
+                    raise InvalidRequest(f"Invalid 'after': job {job_id} has no checkpoint '{after}'.", param="after")
+                query = query.where(tuple_(_MODELS.step, _MODELS.seq) < tuple_(*cursor))
             rows = connection.execute(query).mappings().all()
-        if after is not None:
-            ids = [row["id"] for row in rows]
-            if after not in ids:
-                raise InvalidRequest(f"Invalid 'after': job {job_id} has no checkpoint '{after}'.", param="after")
-            rows = rows[ids.index(after) + 1 :]
-        models = [to_model(row) for row in rows if row["deleted_at"] is None]
-        return models[:limit], len(models) > limit
+        return [to_model(row) for row in rows[:limit]], len(rows) > limit
 
     def best_of_job(self, job_id: str) -> Model | None:
         """The job's checkpoint with the best validation reward, the latest of several; None where none has one."""
@@ -175,7 +176,7 @@ def _reward() -> ColumnElement[float]:
 def start_adapters() -> Select[Any]:
     """The query of the adapters that jobs which have not ended start from."""
     jobs = tables.jobs.c
-    return select(jobs.start_adapter).where(jobs.start_adapter.is_not(None), jobs.status.not_in(FINAL))
+    return select(jobs.start_adapter).where(jobs.start_adapter.is_not(None), jobs.status.in_(UNFINISHED))
 
 
 def drop_states(connection: Connection, job_id: str, keep: int) -> list[str]:

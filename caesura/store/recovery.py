@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.jobs import (
-    FINAL,
     NUM_STALLED_ATTEMPTS,
+    UNFINISHED,
     Job,
     JobError,
     Level,
@@ -71,7 +71,7 @@ class Recovery:
         keys: set[str] = set()
         with self._database.read() as connection:
             keys.update(connection.execute(select(files.blob).where(files.deleted_at.is_(None))).scalars())
-            used = select(_JOBS.training_blob, _JOBS.validation_blob).where(_JOBS.status.not_in(FINAL))
+            used = select(_JOBS.training_blob, _JOBS.validation_blob).where(_JOBS.status.in_(UNFINISHED))
             for training, validation in connection.execute(used):
                 keys.update(key for key in (training, validation) if key is not None)
             # An upload's parts have rows for as long as they may be joined.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, insert, select, true, update
+from sqlalchemy import Connection, FromClause, RowMapping, insert, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.ids import new_id
@@ -30,6 +31,7 @@ from caesura.store import tables
 from caesura.store.announcing import announce
 
 _JOB_FIELDS = Job.__dataclass_fields__
+_UPDATE = update(tables.jobs).returning(*tables.jobs.c)
 _NO_LEASE: dict[str, Any] = dict.fromkeys(("worker", "lease_token", "lease_expires_at", "estimated_finish"))
 
 
@@ -38,7 +40,7 @@ def now() -> int:
     return int(time.time())
 
 
-def within(table: Table, project: str | None) -> ColumnElement[bool]:
+def within(table: FromClause, project: str | None) -> ColumnElement[bool]:
     """The rows of `table` that are the project's; of every project where it is None."""
     return true() if project is None else table.c.project == project
 
@@ -66,18 +68,33 @@ def move(
         values = _NO_LEASE | values
     if to in FINAL:
         values["finished_at"] = now()
-    statement = (
-        update(tables.jobs)
-        .where(tables.jobs.c.id == job_id, tables.jobs.c.status.in_(sources(to)), *conditions)
-        .values(status=to, **values)
-        .returning(*tables.jobs.c)
-    )
+    is_allowed = (tables.jobs.c.id == job_id, tables.jobs.c.status.in_(sources(to)), *conditions)
+    statement = _UPDATE.where(*is_allowed).values(status=to, **values)
     row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         return None
     if to in ANNOUNCED:
         announce(connection, job_id, row["project"], ANNOUNCED[to])
     return to_job(row)
+
+
+def move_many(
+    connection: Connection, job_ids: Collection[str], to: Status, *conditions: ColumnElement[bool], **values: Any
+) -> list[str]:
+    """`move` for waiting jobs all at once, where each is allowed; returns the ids of those that were moved."""
+    assert to not in ACTIVE | FINAL, to
+    is_allowed = (tables.jobs.c.id.in_(job_ids), tables.jobs.c.status.in_(sources(to)), *conditions)
+    statement = update(tables.jobs).where(*is_allowed).values(status=to, **_NO_LEASE, **values)
+    return list(connection.execute(statement.returning(tables.jobs.c.id)).scalars())
+
+
+def tell_each(connection: Connection, job_ids: Collection[str], telling: Telling) -> None:
+    """`tell` the same of all these jobs. What may be told only once is not for this."""
+    assert telling.key is None
+    values = {"created_at": now(), **asdict(telling)}
+    if job_ids:
+        rows = [{"id": new_id("ftevent-"), "job_id": job_id, **values} for job_id in job_ids]
+        connection.execute(insert(tables.events), rows)
 
 
 def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
@@ -100,7 +117,7 @@ def to_artifact(value: dict[str, Any]) -> Artifact:
     return Artifact(value["prefix"], {name: (size, sha256) for name, (size, sha256) in value["files"].items()})
 
 
-def to_file(row: RowMapping) -> File:
+def to_file(row: Mapping[Any, Any]) -> File:
     return File(**{name: row[name] for name in File.__dataclass_fields__})
 
 
@@ -108,7 +125,7 @@ def to_event(row: RowMapping) -> Event:
     return Event(**{name: row[name] for name in Event.__dataclass_fields__})
 
 
-def to_job(row: RowMapping) -> Job:
+def to_job(row: Mapping[Any, Any]) -> Job:
     values: dict[str, Any] = {name: row[name] for name in _JOB_FIELDS}
     values["status"] = Status(row["status"])
     values["error"] = None if row["error"] is None else JobError(**row["error"])

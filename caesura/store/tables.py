@@ -5,16 +5,19 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from caesura.jobs import FIRST_PROJECT
@@ -31,6 +34,16 @@ def _seq() -> Column[int]:
 def _project() -> Column[str]:
     """Whose the row is. What was there before projects were belongs to the first one."""
     return Column("project", String(64), nullable=False, server_default=FIRST_PROJECT)
+
+
+def _only(name: str, condition: str, *columns: str) -> Index:
+    """An index of the rows that meet the condition."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+def _live(name: str, *columns: str) -> Index:
+    """An index of what is not deleted, so that a page costs the same however much was deleted."""
+    return _only(name, "deleted_at IS NULL", *columns)
 
 
 projects = Table(
@@ -94,7 +107,8 @@ files = Table(
     Column("expires_at", BigInteger, index=True),
     # A tombstone: the cursor of a deleted file still works.
     Column("deleted_at", BigInteger),
-    Index("files_of_project", "project", "seq"),
+    _live("files_of_project", "project", "seq"),
+    _live("files_of_purpose", "project", "purpose", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -174,7 +188,20 @@ jobs = Table(
     # A tombstone: the cursor of a deleted job still works.
     Column("deleted_at", BigInteger),
     Index("jobs_of_project", "project", "seq"),
+    _only("jobs_without_metadata", "metadata IS NULL", "project", "seq"),
+    _only("jobs_by_lease", "lease_expires_at IS NOT NULL", "lease_expires_at"),
     sqlite_autoincrement=True,
+)
+
+# The pairs of jobs' metadata once more, to find jobs by.
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    _project(),
+    Index("jobs_of_metadata", "project", "key", "value", "job_seq"),
 )
 
 events = Table(
@@ -223,7 +250,7 @@ models = Table(
     Column("metrics", JSON, nullable=False),
     Column("adapter", JSON, nullable=False),
     Column("deleted_at", BigInteger),
-    Index("models_of_job", "job_id", "step"),
+    _live("models_of_job", "job_id", "step", "seq"),
     Index("models_of_project", "project", "seq"),
     sqlite_autoincrement=True,
 )
@@ -290,5 +317,25 @@ responses = Table(
     Column("response", JSON, nullable=False),
     Column("input_items", JSON, nullable=False),
     Index("responses_of_project", "project", "seq"),
+    sqlite_autoincrement=True,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _seq(),
+    _project(),
+    Column("key", String(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    # Method and URL.
+    Column("request", Text, nullable=False),
+    # Set by the request's own writes, in their transactions.
+    Column("written", Boolean, nullable=False),
+    # From here on: set together, with the answer.
+    Column("fingerprint", String(64)),
+    Column("status", Integer),
+    Column("headers", JSON(none_as_null=True)),
+    Column("body", LargeBinary),
+    UniqueConstraint("project", "key"),
     sqlite_autoincrement=True,
 )

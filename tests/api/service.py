@@ -34,6 +34,7 @@ from caesura.inference.engine import (
     Text,
 )
 from caesura.jobs import Artifact, File, Job, Lease, Reason, TrainingState
+from caesura.protocol import BoundedHttpProtocol
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import LocalStorage, put_files
@@ -131,6 +132,7 @@ class HttpServer:
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             self._answer,
+            http=BoundedHttpProtocol,
             interface="asgi3",
             lifespan="off",
             log_config=None,

@@ -67,7 +67,7 @@ def test_the_sdks_metadata_filter_works_across_pages(service: Service, good_body
     assert [job.id for job in listed] == [ids[2], ids[0]]
 
 
-@pytest.mark.parametrize("key", ["a'b", "", "a.b[0]", "$", "%"])
+@pytest.mark.parametrize("key", ["a'b", 'a"b', "", ".", "a.b[0]", "[0]", "$", "$.a", "%", "\\", "ключ", "👩‍🚀"])
 def test_a_metadata_key_may_hold_any_characters(service: Service, good_body: dict[str, Any], key: str) -> None:
     job_id = service.create_job(**good_body, metadata={key: "v"})
     service.create_job(**good_body, metadata={"other": "v"})
