@@ -91,14 +91,23 @@ def parse_lines(
     Blank lines are skipped, yet counted. Raises nothing of its own.
     """
     for number, line in enumerate(lines, start=1):
-        content = line.removeprefix(_BOM) if number == 1 else line
-        if not content.strip():
-            continue
-        try:
-            row, place = _load(content, Place(number, f"Example {number}"), expected)
-            yield read(row, place)
-        except Fault as fault:
-            yield fault.problem
+        item = read_line(number, line, expected, read)
+        if item is not None:
+            yield item
+
+
+def read_line(
+    number: int, line: bytes, expected: Format, read: Callable[[dict[str, Any], Place], RowT]
+) -> RowT | Problem | None:
+    """What `read` makes of the object in the 1-based line, or its first problem; None where the line is blank."""
+    content = line.removeprefix(_BOM) if number == 1 else line
+    if not content.strip():
+        return None
+    try:
+        row, place = _load(content, Place(number, f"Example {number}"), expected)
+        return read(row, place)
+    except Fault as fault:
+        return fault.problem
 
 
 def load_line(line: bytes) -> object:
