@@ -11,15 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from caesura.data.prompts import Needed
-from caesura.data.validate import validate
-from caesura.errors import CaesuraError
 from caesura.executors import Executor
-from caesura.graders.variables import item_paths
-from caesura.jobs import Job, JobError, Status
+from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
+from caesura.validation import ValidationStopped, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +42,10 @@ class Scheduler:
         self._executor = executor(self.wake)
         #: Jobs that are not claimed yet → the worker that was started for each.
         self._starting: dict[str, str] = {}
+        self._validator = Validator(storage)
+        #: Jobs whose large files are being read, or wait for that.
+        self._validating: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="validation")
         self._swept_at = 0.0
         self._stopping = False
         self._woken = threading.Event()
@@ -57,6 +59,8 @@ class Scheduler:
         self._stopping = True
         self.wake()
         self._thread.join()
+        self._validator.close()
+        self._pool.shutdown(cancel_futures=True)
         self._executor.close()
 
     def wake(self) -> None:
@@ -94,21 +98,32 @@ class Scheduler:
         self._store.recovery.expire_leases()
 
     def _validate(self, job: Job) -> None:
-        error = self._find_fault(job, "training_file", job.training_file, job.training_blob)
-        if error is None and job.validation_file is not None and job.validation_blob is not None:
-            error = self._find_fault(job, "validation_file", job.validation_file, job.validation_blob)
+        """At once where its files are small; large ones hold nobody up."""
+        if job.id in self._validating:
+            return
+        if self._validator.is_quick(job):
+            self._settle(job)
+        else:
+            self._validating.add(job.id)
+            self._pool.submit(self._validate_beside, job)
+
+    def _validate_beside(self, job: Job) -> None:
+        try:
+            self._settle(job)
+            self.wake()
+        except ValidationStopped:
+            logger.info("job %s: its files are validated by the next server", job.id)
+        except Exception:  # as in `_run`
+            logger.exception("the files of job %s were not validated; trying again", job.id)
+        finally:
+            self._validating.discard(job.id)
+
+    def _settle(self, job: Job) -> None:
+        error = self._validator.find_fault(job)
         if error is None:
             self._store.jobs.mark_valid(job.id)
         else:
             self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
-
-    def _find_fault(self, job: Job, param: str, file_id: str, blob: str) -> JobError | None:
-        try:
-            with self._storage.open(blob) as lines:
-                return validate(lines, job.method["type"], _needed(job)).error(param, file_id)
-        except CaesuraError as error:
-            logger.exception("a file of a job cannot be read")
-            return JobError("server_error", f"The file cannot be read: {error.message}", param)
 
     def _launch(self) -> None:
         queued = [job.id for job in self._store.jobs.in_status(Status.QUEUED)]
@@ -131,10 +146,3 @@ class Scheduler:
             if key not in referenced:
                 logger.info("sweeping the blob %s", key)
                 self._storage.delete(key)
-
-
-def _needed(job: Job) -> list[Needed]:
-    """What the job's grader names of every row."""
-    if job.method["type"] != "reinforcement":
-        return []
-    return [Needed(path.steps, path.text) for path in item_paths(job.method["reinforcement"]["grader"])]

@@ -22,7 +22,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"worker"},
-    {"executors", "scheduler"},
+    {"executors", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "keys"},
 )
