@@ -22,7 +22,7 @@ from caesura.data.prompts import Needed
 from caesura.data.validate import validate
 from caesura.errors import CaesuraError
 from caesura.executors import describe_exit
-from caesura.graders.variables import item_paths
+from caesura.graders.variables import needed_by
 from caesura.jobs import Job, JobError
 from caesura.storage import Storage
 
@@ -149,11 +149,6 @@ def _needed(job: Job) -> list[Needed]:
     if job.method["type"] != "reinforcement":
         return []
     return needed_by(job.method["reinforcement"]["grader"])
-
-
-def needed_by(grader: dict[str, Any]) -> list[Needed]:
-    """What a grader, as it was sent, names of every row."""
-    return [Needed(path.steps, path.text) for path in item_paths(grader)]
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"models"},
     {"inference"},
     {"training"},
-    {"worker"},
+    {"check", "worker"},
     {"executors", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "keys"},

@@ -92,7 +92,7 @@ def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ())
 
     A line that is clearly good is only counted (`quick.py`); every other one is read in full.
     """
-    expected, read, is_good = FORMATS[method], _reader(method, needed), quick_check(method, needed)
+    expected, read, is_good = FORMATS[method], line_reader(method, needed), quick_check(method, needed)
     file_format: Format | None = None
     num_rows = num_problems = 0
     problems: list[Problem] = []
@@ -117,7 +117,8 @@ def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ())
     return Report(expected, expected, num_rows, problems, num_problems)
 
 
-def _reader(method: str, needed: Sequence[Needed]) -> Callable[[dict[str, Any], Place], object]:
+def line_reader(method: str, needed: Sequence[Needed] = ()) -> Callable[[dict[str, Any], Place], Any]:
+    """What makes a row of a line's object, for `parse_lines`."""
     if method == "reinforcement":
         return partial(read_prompt, needed=needed)
     return read_preference if method == "dpo" else read_chat
