@@ -124,7 +124,7 @@ def _needed(path: Path | None, method: str) -> list[Needed]:
         raise CannotCheck(f"The grader's file '{path}' cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
+        place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("("))  # those are its type
         raise CannotCheck(f"The grader in '{path}' is not valid: {place}: {fault['msg']}.") from error
     except ValueError as error:
         raise CannotCheck(f"The grader's file '{path}' is not JSON: {error}.") from error

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from caesura.check.files import Base, Checked, Estimate, Lines, Tally
+from caesura.data.validate import as_sentence
 from caesura.training.rendering import LACKING
 
 
@@ -14,6 +15,8 @@ def to_text(base: Base, asked_model: str, method: str, files: Sequence[Checked],
     lines = [line for checked in files for line in _file_lines(checked, method, base)]
     if estimate is not None:
         lines += _estimate_lines(estimate, method, base)
+    if method == "reinforcement" and len(files) == 1:
+        lines.append("A job of reinforcement needs a validation file too: check both with --validation.")
     if asked_model != base.name:
         lines.append(f"'{asked_model}' means the base '{base.name}' here ([aliases] in caesura.toml).")
     return "\n".join(lines) + "\n"
@@ -46,7 +49,8 @@ def _file_lines(checked: Checked, method: str, base: Base) -> list[str]:
     low, middle, high = tally.spread
     parts = {"supervised": ", of which {} are learned", "dpo": ", of which {} are compared"}
     learned = parts.get(method, "").format(f"{tally.num_learned:,}")
-    told.append(f"  {tally.num_tokens:,} tokens{learned}; a row has {low:,} to {high:,}, {middle:,.0f} at the median")
+    lengths = f"a {_UNITS[method]} has {low:,} to {high:,}, {middle:,.0f} at the median"
+    told.append(f"  {tally.num_tokens:,} tokens{learned}; {lengths}")
     context = f"the context of {base.context_window:,} tokens"
     told += _lines_told(tally.cut, f"longer than {context}, and cut there")
     told += _lines_told(tally.silent, f"with {LACKING[method]} within {context}, which teach nothing")
@@ -60,7 +64,7 @@ def _fault_lines(checked: Checked) -> list[str]:
     if not report.problems:
         assert checked.error is not None
         return [f"  {checked.error.message}"]
-    told = [f"  line {problem.line}: {problem.message} {problem.remedy}" for problem in report.problems]
+    told = [f"  line {problem.line}: {as_sentence(problem.message)} {problem.remedy}" for problem in report.problems]
     num_others = report.num_problems - len(report.problems)
     return [*told, f"  and {num_others:,} more faulty lines"] if num_others else told
 

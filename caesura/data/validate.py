@@ -76,7 +76,7 @@ class Report:
         )
 
     def _told_problems(self, param: str) -> str:
-        told = [_sentence(problem.message) for problem in self.problems[:NUM_TOLD_PROBLEMS]]
+        told = [as_sentence(problem.message) for problem in self.problems[:NUM_TOLD_PROBLEMS]]
         num_others = self.num_problems - len(told)
         others = [f"{num_others} more line(s) are faulty."] if num_others else []
         remedy = f"To mend the first: {self.problems[0].remedy}"
@@ -156,5 +156,6 @@ def _start(param: str) -> str:
     return f"The job failed due to an invalid {param.replace('_', ' ')}."
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """A problem's message with a full stop."""
     return text if text.endswith(".") else text + "."
