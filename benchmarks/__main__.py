@@ -17,11 +17,15 @@ from benchmarks import (
     rates,
     reinforcement,
     training,
+    validation,
 )
 from benchmarks.options import Options
 from benchmarks.processes import say
 
-SECTIONS = ("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement")
+SECTIONS = (
+    *("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement"),
+    "validation",
+)
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def main() -> None:
         "inference": lambda: inference.run(options),
         "preferences": lambda: preferences.run(the_limit, options),
         "reinforcement": lambda: reinforcement.run(the_limit, options),
+        "validation": lambda: validation.run(options),
     }
     for name in SECTIONS:
         if name in wanted:
