@@ -38,9 +38,7 @@ def run(options: Options) -> str:
         rows, rate = _measure_reading(good, faulty, num_lines)
         say("requests while a file is validated")
         waited_s, slowest_ms = _measure_requests(good)
-    kinds = (
-        f"{num_bytes / MIB:.0f} MiB of chats, {num_lines:,} lines, half of them below {num_bytes // num_lines} bytes"
-    )
+    kinds = f"{num_bytes / MIB:.0f} MiB of chats, {num_lines:,} lines, {num_bytes // num_lines} bytes each at the mean"
     return report.section(
         "Validation of files",
         report.table(COLUMNS, rows),

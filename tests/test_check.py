@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,15 @@ def test_what_cannot_be_checked_ends_with_2_and_one_line() -> None:
 
     assert (ended.returncode, ended.stdout) == (UNCHECKED, "")
     assert ended.stderr == "caesura check: The file 'none.jsonl' cannot be read: No such file or directory.\n"
+
+
+def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (EXAMPLES.parent / "docs" / "check.md").read_text()
+    command, shown = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)[:2]
+    monkeypatch.chdir(EXAMPLES.parent)
+    assert main(command.split()[2:]) == GOOD
+
+    assert capsys.readouterr().out == textwrap.dedent(shown)
 
 
 # What is found.
