@@ -301,6 +301,7 @@ def test_what_a_grader_names_must_be_in_every_row(
         (["none.jsonl"], "The file 'none.jsonl' cannot be read: No such file or directory."),
         ([STYLE, "--validation", "none.jsonl"], "The file 'none.jsonl' cannot be read: No such file or directory."),
         ([STYLE.parent], "cannot be read: Is a directory."),
+        (["/dev/null"], "'/dev/null' cannot be read twice, as it is no regular file."),
         ([STYLE, "--model", "ft:gone"], "The model 'ft:gone' is no base model here, nor an alias of one. There are: "),
         ([STYLE, "--config", "none.toml"], "The settings file 'none.toml' does not exist."),
         ([STYLE, "--model", "gone", "--config", "gone.toml"], "The base model 'gone' cannot be loaded (OSError"),
@@ -348,3 +349,14 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert pipe.getvalue() == ""
     assert "\rcounting the tokens of file.jsonl: 50%" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+# What others import.
+
+
+@pytest.mark.parametrize("module", ["caesura.cli", "caesura.validation"])
+def test_neither_the_command_line_nor_validation_imports_what_checks(module: str) -> None:
+    heavy = ("torch", "transformers", "caesura.check")
+    program = f"import {module}, sys; print([name for name in {heavy!r} if name in sys.modules])"
+
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _give_up(error.message if cause is None else f"{error.message}\n{cause}")
     except CannotCheck as error:
         return _give_up(str(error))
+    except KeyboardInterrupt:
+        return _give_up("interrupted.")
 
 
 def _give_up(message: str) -> int:
@@ -105,6 +107,8 @@ def _count_all(files: Sequence[Checked], method: str, needed: Sequence[Needed], 
 
 
 def _reading(path: Path, work: Callable[[], Checked]) -> Checked:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CannotCheck(f"'{path}' cannot be read twice, as it is no regular file. Write its content into one.")
     try:
         return work()
     except OSError as error:
