@@ -28,12 +28,14 @@ from caesura.api import (
     responses,
     rollouts,
     uploads,
+    webhooks,
 )
 from caesura.api.admission import Admission
 from caesura.api.front import Front
 from caesura.api.gate import Gate
 from caesura.api.keyring import KeyRing
 from caesura.api.state import AnyServer, Server
+from caesura.deliverer import Deliverer, read_webhooks
 from caesura.errors import SettingsInvalid
 from caesura.executors.local import LocalExecutor
 from caesura.graders.build import Tools
@@ -68,6 +70,7 @@ def build_server(settings: Settings) -> Server:
     """Open what the server works with. Nothing runs yet."""
     store = open_store(settings.data_dir)
     store.keys.adopt(settings.organization)
+    store.webhooks.configure(read_webhooks(settings.webhooks))
     blobs = settings.data_dir / "blobs"
     storage = LocalStorage(blobs)
     sandbox_level = find_level()
@@ -90,12 +93,16 @@ def build_server(settings: Settings) -> Server:
 def build_app(server: Server, api_key: str) -> FastAPI:
     """The ASGI application: the scheduler runs while it does."""
 
+    deliverer = Deliverer(server.store.webhooks, server.settings.allowed_webhook_hosts)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         server.scheduler.start()
+        deliverer.start()
         yield
         await app.state.grader_tools.close()
         await run_in_threadpool(server.scheduler.stop)
+        await run_in_threadpool(deliverer.stop)
         await server.engine.close()
         server.store.close()
 
@@ -111,11 +118,11 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.grader_tools = _build_tools(server, app)
     settings = server.settings
     gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
-    app.add_middleware(Front, gate=gate, organization=settings.organization, lenient_body=settings.lenient_body)
+    app.add_middleware(Front, gate=gate, settings=settings)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     v1 = APIRouter(prefix="/v1")
-    resources = (files, uploads, jobs, rollouts, permissions, models)
+    resources = (files, uploads, jobs, rollouts, permissions, models, webhooks)
     for resource in (*resources, chat, completions, embeddings, responses, graders):
         v1.include_router(resource.router)
     app.include_router(v1)

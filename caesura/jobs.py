@@ -41,6 +41,10 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
 }
 FINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+#: What webhooks are told when a job comes into a status, as OpenAI's service calls it; the pause is our own.
+ANNOUNCED = {status: f"fine_tuning.job.{status}" for status in (*FINAL, Status.PAUSED)}
+#: When it leaves the pause.
+RESUMED = "fine_tuning.job.resumed"
 #: A worker holds the job's lease, or held it until a moment ago.
 ACTIVE = frozenset({Status.RUNNING, Status.PAUSING})
 

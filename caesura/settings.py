@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from caesura.errors import SettingsInvalid
+from caesura.schema.webhooks import ENDS, EventType
 
 ENV_PREFIX = "CAESURA_"
 EMBEDDED_BASE = "caesura-tiny"
@@ -61,6 +62,16 @@ class BaseModelSettings(BaseModel):
     def reference(self, name: str) -> str:
         """How an adapter's file names its base: the hub's id; for a folder of this machine its `name` here."""
         return name if Path(self.path).exists() else self.path
+
+
+class WebhookSettings(BaseModel):
+    """A web service that is told what becomes of the jobs of every project."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="Where events are posted.")
+    secret_env: str = Field(description="The environment variable that holds the secret (whsec_…) that signs them.")
+    event_types: list[EventType] = Field(default=list(ENDS), description="Which events; default: all ends of jobs.")
 
 
 class JudgeSettings(BaseModel):
@@ -126,6 +137,10 @@ class Settings(BaseSettings):
     lenient_body: bool = Field(
         default=False, description="Ignore keys of a request's body that are not known, as Azure does."
     )
+    strict_enums: bool = Field(
+        default=False,
+        description="Answer only what OpenAI's published schema has: a paused job is shown as queued, for instance.",
+    )
     max_file_bytes: int = Field(default=512 * 2**20, ge=1, description="The largest file taken in one piece.")
     max_upload_bytes: int = Field(default=8 * 2**30, ge=1, description="The largest file taken in parts.")
     results_base64: bool = Field(
@@ -164,6 +179,18 @@ class Settings(BaseSettings):
     allowed_private_hosts: list[str] = Field(
         default_factory=list[str],
         description="Hosts, host:port pairs or networks (CIDR) that endpoint graders may call though they are private.",
+    )
+    webhooks: list[WebhookSettings] = Field(
+        default_factory=list[WebhookSettings],
+        description="Web services that are told what becomes of the jobs of every project.",
+    )
+    webhook_pause_events: bool = Field(
+        default=False,
+        description="Webhooks may ask for fine_tuning.job.paused and .resumed too, which OpenAI's clients do not know.",
+    )
+    allowed_webhook_hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Hosts, host:port pairs or networks (CIDR) that webhooks may be sent to though they are private.",
     )
     allowed_tool_hosts: list[str] = Field(
         default_factory=list[str],

@@ -22,7 +22,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"check", "worker"},
-    {"executors", "scheduler", "validation"},
+    {"deliverer", "executors", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "keys"},
 )

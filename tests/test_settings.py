@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "max_answers": 7,
     "requests_per_minute": 90,
     "lenient_body": True,
+    "strict_enums": True,
     "max_file_bytes": 1000,
     "max_upload_bytes": 2000,
     "results_base64": False,
@@ -40,6 +41,9 @@ VALUES: dict[str, Any] = {
     "sampling": "engine",
     "judges": {"stern": {"url": "https://api.example.com/v1", "model": "m", "api_key_env": "KEY", "reasoning": True}},
     "allowed_private_hosts": ["127.0.0.1:9000", "10.0.0.0/8"],
+    "webhooks": [{"url": "https://example.com/h", "secret_env": "S", "event_types": ["fine_tuning.job.failed"]}],
+    "webhook_pause_events": True,
+    "allowed_webhook_hosts": ["127.0.0.1:9000"],
     "allowed_tool_hosts": ["tools.example.com", "127.0.0.1:7072"],
     "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
     "aliases": {"mine": EMBEDDED_BASE},
@@ -57,6 +61,8 @@ def write_toml(path: Path, values: dict[str, Any]) -> Path:
     def literal(value: Any) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f'"{key}" = {literal(item)}' for key, item in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(literal, value)) + "]"
         return json.dumps(value)
 
     path.write_text("".join(f"{name} = {literal(value)}\n" for name, value in values.items()))

@@ -23,8 +23,7 @@ from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
 from caesura.ids import new_token
 from caesura.jobs import File
-from caesura.schema.common import PageWithIds
-from caesura.schema.files import JSONL_PURPOSES, CreateFile, Deleted, FileObject, find_life
+from caesura.schema.files import JSONL_PURPOSES, CreateFile, Deleted, FileObject, FilePage, find_life
 
 router = APIRouter(prefix="/files")
 
@@ -85,11 +84,11 @@ def list_files(
     after: QueryText = None,
     limit: Annotated[Limit, Query(le=MAX_PAGE)] = MAX_PAGE,
     order: Literal["asc", "desc", "ascending", "descending"] = "desc",
-) -> PageWithIds[FileObject]:
+) -> FilePage:
     descending = order.startswith("desc")
     files, has_more = store.files.list(purpose=purpose, after=after, limit=limit, descending=descending)
     ids = [file.id for file in files] or [None]
-    return PageWithIds(data=[to_wire(file) for file in files], has_more=has_more, first_id=ids[0], last_id=ids[-1])
+    return FilePage(data=[to_wire(file) for file in files], has_more=has_more, first_id=ids[0], last_id=ids[-1])
 
 
 @router.get("/{file_id}")

@@ -17,7 +17,8 @@ from caesura.api.addresses import Address, naming_model, resolve
 from caesura.api.errors import answer_error
 from caesura.api.gate import Gate
 from caesura.errors import CaesuraError, InvalidRequest
-from caesura.schema.common import UNKNOWN_KEYS_ALLOWED
+from caesura.schema.common import STRICT_ENUMS, UNKNOWN_KEYS_ALLOWED
+from caesura.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +35,25 @@ STREAMED_PATHS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, organization: str, lenient_body: bool) -> None:
-        """`organization`: told to those whose own is not known yet."""
+    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings) -> None:
         self._app = app
         self._gate = gate
-        self._organization = organization
-        self._lenient_body = lenient_body
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         address, own_headers = resolve(scope["path"]), dict[str, str]()
-        sending = _Sending(send, own_headers, self._organization, address.is_azure)
+        sending = _Sending(send, own_headers, self._settings.organization, address.is_azure)
         # The id is for those who must tell of a fault after their answer has begun; into the headers an endpoint may
         # write what every answer of its has, a fault too.
         state: dict[str, Any] = scope.setdefault("state", {})
         state.update(request_id=sending.request_id, headers=own_headers, address=address, asked_path=scope["path"])
         scope["path"] = address.path
         told = f"request {sending.request_id} ({scope['method']} {state['asked_path']})"
-        UNKNOWN_KEYS_ALLOWED.set(address.is_azure or self._lenient_body)
+        UNKNOWN_KEYS_ALLOWED.set(address.is_azure or self._settings.lenient_body)
+        STRICT_ENUMS.set(self._settings.strict_enums)
         try:
             if address.path not in OPEN_PATHS:
                 await self._admit(scope, sending)

@@ -45,6 +45,7 @@ class Rule:
 
 
 ENDPOINTS = Rule("allowed_private_hosts", may_call_public=True)
+WEBHOOKS = Rule("allowed_webhook_hosts", may_call_public=True)
 TOOLS = Rule("allowed_tool_hosts", may_call_public=False)
 
 

@@ -11,8 +11,10 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     Tag,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -45,6 +47,27 @@ class Answer(BaseModel):
     """An answer's body. Every key is always there."""
 
     model_config = ConfigDict(frozen=True)
+
+
+#: The answer in hand must fit OpenAI's published schema to the letter (the setting `strict_enums`).
+STRICT_ENUMS: ContextVar[bool] = ContextVar("STRICT_ENUMS", default=False)
+
+
+class Fitted(Answer):
+    """An answer that says more than OpenAI's published schema knows, and is made to fit it where it must."""
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = self.complete(serialize(self))
+        return self.fit(values) if STRICT_ENUMS.get() else values
+
+    def complete(self, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` as they are always sent."""
+        return values
+
+    def fit(self, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` as OpenAI's schema has them."""
+        raise NotImplementedError
 
 
 class Page(Answer, Generic[Item]):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from caesura.schema.common import Answer, Request
+from caesura.schema.common import Answer, Fitted, PageWithIds, Request
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+#: What OpenAI's schema of a file has in the place of a purpose that it has not.
+_SHOWN_PURPOSE = {"evals": "user_data"}
 #: Files for these purposes are JSONL.
 JSONL_PURPOSES = frozenset({"batch", "fine-tune"})
 #: A file of the purpose `batch` lives for so long unless told otherwise: 30 days.
@@ -34,7 +36,7 @@ def find_life(purpose: str, expires_after: ExpiresAfter | None) -> int | None:
     return BATCH_LIFE_S if purpose == "batch" else None
 
 
-class FileObject(Answer):
+class FileObject(Fitted):
     """`expires_at` is there only where it is set."""
 
     id: str
@@ -46,10 +48,18 @@ class FileObject(Answer):
     status: Literal["processed", "pending"] = "processed"
     expires_at: int | None = None
 
-    @model_serializer(mode="wrap")
-    def _leave_out(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = serialize(self)
+    def complete(self, values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if value is not None}
+
+    def fit(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Evals are Azure's, and so is a file that is pending."""
+        shown = {"purpose": _SHOWN_PURPOSE.get(self.purpose, self.purpose)}
+        return values | shown | ({"status": "uploaded"} if self.status == "pending" else {})
+
+
+class FilePage(PageWithIds[FileObject], Fitted):
+    def fit(self, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"first_id": self.first_id or "", "last_id": self.last_id or ""}
 
 
 class Deleted(Answer):

@@ -21,6 +21,7 @@ from caesura.schema.common import (
     UNKNOWN,
     Answer,
     AnyText,
+    Fitted,
     Request,
     Text,
     tag,
@@ -288,7 +289,7 @@ class GraderTokens(Answer):
     cached_tokens: int
 
 
-class MetadataOfGrade(Answer):
+class MetadataOfGrade(Fitted):
     name: str
     type: str
     errors: ErrorsOfGrade
@@ -299,6 +300,9 @@ class MetadataOfGrade(Answer):
     sampled_model_name: str | None
     #: What each error flag means in this case, in words; not in OpenAI's schema.
     error_details: str | None
+
+    def fit(self, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"token_usage": None if self.token_usage is None else self.token_usage.total_tokens}
 
 
 class GraderRun(Answer):

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints, Tag, ValidationInfo, 
 from pydantic_core import PydanticCustomError
 
 from caesura.schema.chat import ResponseFormat
-from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Metadata, NotOffered, Request, Text
+from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Fitted, Metadata, NotOffered, Request, Text
 from caesura.schema.graders import AnyGrader
 
 Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
@@ -126,13 +126,17 @@ class CreateJob(Request):
     eval_id: Text | None = None
 
 
+#: What OpenAI's schema has in the place of the statuses that it has not.
+_SHOWN_STATUS = {"pausing": "running", "paused": "queued"}
+
+
 class ErrorOfJob(Answer):
     code: str
     message: str
     param: str | None
 
 
-class FineTuningJob(Answer):
+class FineTuningJob(Fitted):
     """What was sent for other services stands beside these keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -159,6 +163,10 @@ class FineTuningJob(Answer):
     user_provided_suffix: str | None
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
+
+    def fit(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The true status stands beside the nearest that OpenAI's schema has."""
+        return values | {"status": _SHOWN_STATUS.get(self.status, self.status), "x_status": self.status}
 
 
 class JobEvent(Answer):

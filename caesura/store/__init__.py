@@ -2,7 +2,8 @@
 
 One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
-`.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends) and `.keys`.
+`.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys` and
+`.webhooks`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
 from caesura.store.rollouts import Rollouts
 from caesura.store.uploads import Uploads
+from caesura.store.webhooks import Webhooks
 
 
 class Store:
@@ -37,6 +39,7 @@ class Store:
         self.uploads = Uploads(database, project)
         self.recovery = Recovery(database)
         self.keys = Keys(database)
+        self.webhooks = Webhooks(database, project)
 
     def of(self, project: str) -> Store:
         """The same, as the project sees it: what is another project's does not exist."""

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, insert, select, update
 
 from caesura.errors import InvalidJobState, InvalidRequest, NotFound
-from caesura.jobs import FINAL, Event, Job, JobError, Level, Status, Told, TrainingState
+from caesura.jobs import FINAL, RESUMED, Event, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
+from caesura.store.announcing import announce
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
 from caesura.store.rows import Telling, move, now, tell, to_event, to_job, to_state, within
@@ -158,6 +159,7 @@ class Jobs:
             )
             if job is None:
                 raise _illegal(get_job(connection, job_id, self._project), "resumed", "paused or pausing")
+            announce(connection, job_id, job.project, RESUMED)
             tell(connection, job_id, Telling(Told.RESUMED))
         return job
 

@@ -12,6 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from caesura.ids import new_id
 from caesura.jobs import (
     ACTIVE,
+    ANNOUNCED,
     FINAL,
     Artifact,
     Event,
@@ -26,6 +27,7 @@ from caesura.jobs import (
     sources,
 )
 from caesura.store import tables
+from caesura.store.announcing import announce
 
 _JOB_FIELDS = Job.__dataclass_fields__
 _NO_LEASE: dict[str, Any] = dict.fromkeys(("worker", "lease_token", "lease_expires_at", "estimated_finish"))
@@ -57,7 +59,8 @@ def move(
 ) -> Job | None:
     """Move the job to the status `to`, in one statement, where TRANSITIONS and all `conditions` allow it.
 
-    Returns the job as it is now, None when nothing was moved. A job that leaves the active statuses loses its lease.
+    Returns the job as it is now, None when nothing was moved. A job that leaves the active statuses loses its lease;
+    webhooks are told of those that they are told of.
     """
     if to not in ACTIVE:
         values = _NO_LEASE | values
@@ -70,7 +73,11 @@ def move(
         .returning(*tables.jobs.c)
     )
     row = connection.execute(statement).mappings().one_or_none()
-    return None if row is None else to_job(row)
+    if row is None:
+        return None
+    if to in ANNOUNCED:
+        announce(connection, job_id, row["project"], ANNOUNCED[to])
+    return to_job(row)
 
 
 def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:

@@ -246,6 +246,38 @@ rollouts = Table(
     sqlite_autoincrement=True,
 )
 
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    # None: the settings', which are told of every project's events.
+    Column("project", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", JSON, nullable=False),
+    Column("secret", Text, nullable=False),
+    Index("webhook_endpoints_of_project", "project", "seq"),
+    sqlite_autoincrement=True,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    _seq(),
+    Column("event_id", String(64), nullable=False),
+    Column("endpoint", String(64), ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("num_tries", Integer, nullable=False),
+    # When it may be tried, and by whoever has it in hand: when somebody else may.
+    Column("due_at", Float),
+    Index("webhook_deliveries_due", "due_at"),
+    Index("webhook_deliveries_to", "endpoint"),
+    sqlite_autoincrement=True,
+)
+
 responses = Table(
     "responses",
     metadata,

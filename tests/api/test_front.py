@@ -17,6 +17,7 @@ from caesura.api.front import Front
 from caesura.api.gate import Gate
 from caesura.api.keyring import KeyRing
 from caesura.app import build_app
+from caesura.settings import Settings
 from caesura.store.database import Database
 from caesura.store.keys import Keys
 from tests.api.service import KEY, HttpServer, Service, error_of
@@ -132,9 +133,7 @@ def test_a_trailing_slash_is_taken_where_something_is_posted(service: Service) -
 
 
 def front(app: ASGIApp) -> Front:
-    return Front(
-        app, gate=Gate(KeyRing(Keys(Database("sqlite://")), {}), None), organization="caesura", lenient_body=False
-    )
+    return Front(app, gate=Gate(KeyRing(Keys(Database("sqlite://")), {}), None), settings=Settings())
 
 
 def run(app: Any, *received: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from tests.api.service import HttpServer, Service, error_of
 
 #: What a route's other parameters are, where a wrong body would be told before the missing object.
 BODIES: dict[str, Any] = {
+    "POST /v1/dashboard/webhook_endpoints/{endpoint_id}": {},
     "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part_x"]},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_default"]},
 }
@@ -55,7 +56,12 @@ def owned(service: Service) -> Owned:
     service.engine.pieces = [Text("Hello"), Finished("stop", 5, 2)]
     response = service.client.responses.create(model=job.model_name, input="Hi")
     upload = service.client.uploads.create(bytes=9, filename="t.jsonl", mime_type="text/jsonl", purpose="fine-tune")
+    hook = service.http.post(
+        "/v1/dashboard/webhook_endpoints",
+        json={"name": "n", "url": "https://example.com/h", "event_types": ["fine_tuning.job.failed"]},
+    ).json()
     ids = {
+        "endpoint_id": hook["id"],
         "upload_id": upload.id,
         "job_id": job.id,
         "file_id": job.training_file,
