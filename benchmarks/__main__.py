@@ -18,20 +18,14 @@ from benchmarks import (
     rates,
     reinforcement,
     training,
+    validation,
 )
 from benchmarks.options import Options
 from benchmarks.processes import say
 
 SECTIONS = (
-    "training",
-    "latency",
-    "rates",
-    "lora_layers",
-    "graders",
-    "inference",
-    "preferences",
-    "reinforcement",
-    "load",
+    *("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement"),
+    *("validation", "load"),
 )
 
 
@@ -52,6 +46,7 @@ def main() -> None:
         "preferences": lambda: preferences.run(the_limit, options),
         "reinforcement": lambda: reinforcement.run(the_limit, options),
         "load": lambda: load.run(options),
+        "validation": lambda: validation.run(options),
     }
     for name in SECTIONS:
         if name in wanted:

@@ -1,4 +1,4 @@
-"""The command line. Torch is for `worker` and `engine` alone: they replace this process by their own program."""
+"""The command line. Torch is for `worker`, `engine` and `check`: they replace this process by their own program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from caesura.errors import CaesuraError, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
 from caesura.protocol import BoundedHttpProtocol
-from caesura.settings import Settings, load_settings
+from caesura.settings import Settings, default_config, load_settings
 
 cli = typer.Typer(
     name="caesura",
@@ -60,7 +60,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     config = inspect.Parameter(
         "config",
         inspect.Parameter.KEYWORD_ONLY,
-        default=_default_config(),
+        default=default_config(),
         annotation=Annotated[Path | None, typer.Option(envvar="CAESURA_CONFIG", help="The settings file (TOML).")],
     )
     flags = [_flag(name) for name in Settings.model_fields]
@@ -98,11 +98,6 @@ def _parse_json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"'{text}' is not JSON: {error}") from error
-
-
-def _default_config() -> Path | None:
-    path = Path("caesura.toml")
-    return path if path.is_file() else None
 
 
 @cli.command()
@@ -192,6 +187,12 @@ def worker(context: typer.Context) -> None:
 def engine(context: typer.Context) -> None:
     """Answer chat over a socket (the server starts this itself)."""
     _become("caesura.inference.server", context.args)
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def check(context: typer.Context) -> None:
+    """Check a data file before it is uploaded: every fault, its tokens, what a job would make of it."""
+    _become("caesura.check", context.args)
 
 
 def _become(module: str, arguments: list[str]) -> None:

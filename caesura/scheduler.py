@@ -11,15 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from caesura.data.prompts import Needed
-from caesura.data.validate import Report, validate
-from caesura.errors import CaesuraError
 from caesura.executors import Executor
-from caesura.graders.variables import item_paths
-from caesura.jobs import Job, JobError, Status
+from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
+from caesura.validation import ValidationStopped, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +26,6 @@ TICK_S = 0.5
 #: Jobs validated between two looks at the queue, so that many new ones do not keep a free slot waiting.
 MAX_VALIDATED = 64
 MAX_VALIDATING_S = 0.1
-#: Of so many files it is remembered what validation said.
-MAX_REPORTS = 64
 CHECKPOINT_INTERVAL_S = 2.0
 SWEEP_INTERVAL_S = 60.0
 #: A blob that no row names is left alone for so long: its row may be about to be written.
@@ -50,8 +46,10 @@ class Scheduler:
         self._executor = executor(self.wake)
         #: Jobs that are not claimed yet → the worker that was started for each.
         self._starting: dict[str, str] = {}
-        #: The newest last.
-        self._reports: dict[tuple[str, str, tuple[Needed, ...]], Report] = {}
+        self._validator = Validator(storage)
+        #: Jobs whose large files are being read, or wait for that.
+        self._validating: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="validation")
         self._checkpointed_at = self._swept_at = 0.0
         self._stopping = False
         self._woken = threading.Event()
@@ -65,6 +63,8 @@ class Scheduler:
         self._stopping = True
         self.wake()
         self._thread.join()
+        self._validator.close()
+        self._pool.shutdown(cancel_futures=True)
         self._executor.close()
 
     def wake(self) -> None:
@@ -74,9 +74,7 @@ class Scheduler:
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
         self._mend()
-        validating = self._store.jobs.validating(MAX_VALIDATED)
-        self._validate(validating)
-        if len(validating) > 1:
+        if self._validate(self._store.jobs.validating(MAX_VALIDATED)) > 1:
             self.wake()  # there may be more
         self._launch()
         if time.monotonic() - self._checkpointed_at > CHECKPOINT_INTERVAL_S:
@@ -107,39 +105,44 @@ class Scheduler:
                 self._store.recovery.launch_failed(ended.job_id, ended.cause)
         self._store.recovery.expire_leases()
 
-    def _validate(self, jobs: list[Job]) -> None:
+    def _validate(self, jobs: list[Job]) -> int:
+        """At once those whose files are small; large ones hold nobody up. Returns how many were settled."""
         valid: list[str] = []
+        num_settled = 0
         began = time.monotonic()
         for job in jobs:
-            error = self._find_fault(job, "training_file", job.training_file, job.training_blob)
-            if error is None and job.validation_file is not None and job.validation_blob is not None:
-                error = self._find_fault(job, "validation_file", job.validation_file, job.validation_blob)
+            if job.id in self._validating:
+                continue
+            if not self._validator.is_quick(job):
+                self._validating.add(job.id)
+                self._pool.submit(self._validate_beside, job)
+                continue
+            error = self._validator.find_fault(job)
+            num_settled += 1
             if error is None:
                 valid.append(job.id)
             else:
                 self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
             if time.monotonic() - began > MAX_VALIDATING_S:
-                break  # a large file: the others wait for the next tick, and those that are valid do not wait for it
+                break  # the others wait for the next tick, and those that are valid do not wait for them
         if valid:
             self._store.jobs.mark_valid(*valid)
+        return num_settled
 
-    def _find_fault(self, job: Job, param: str, file_id: str, blob: str) -> JobError | None:
+    def _validate_beside(self, job: Job) -> None:
         try:
-            return self._report(blob, job.method["type"], _needed(job)).error(param, file_id)
-        except CaesuraError as error:
-            logger.exception("a file of a job cannot be read")
-            return JobError("server_error", f"The file cannot be read: {error.message}", param)
-
-    def _report(self, blob: str, method: str, needed: tuple[Needed, ...]) -> Report:
-        """What validation says of the file. A blob never changes: what was said of one a moment ago still holds."""
-        report = self._reports.pop((blob, method, needed), None)
-        if report is None:
-            with self._storage.open(blob) as lines:
-                report = validate(lines, method, needed)
-        self._reports[blob, method, needed] = report
-        while len(self._reports) > MAX_REPORTS:
-            del self._reports[next(iter(self._reports))]
-        return report
+            error = self._validator.find_fault(job)
+            if error is None:
+                self._store.jobs.mark_valid(job.id)
+            else:
+                self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+            self.wake()
+        except ValidationStopped:
+            logger.info("job %s: its files are validated by the next server", job.id)
+        except Exception:  # as in `_run`
+            logger.exception("the files of job %s were not validated; trying again", job.id)
+        finally:
+            self._validating.discard(job.id)
 
     def _launch(self) -> None:
         if self._starting:
@@ -164,10 +167,3 @@ class Scheduler:
             if key not in referenced:
                 logger.info("sweeping the blob %s", key)
                 self._storage.delete(key)
-
-
-def _needed(job: Job) -> tuple[Needed, ...]:
-    """What the job's grader names of every row."""
-    if job.method["type"] != "reinforcement":
-        return ()
-    return tuple(Needed(path.steps, path.text) for path in item_paths(job.method["reinforcement"]["grader"]))

@@ -263,6 +263,12 @@ class Settings(BaseSettings):
         return environment
 
 
+def default_config() -> Path | None:
+    """`caesura.toml` in the working folder, where there is one."""
+    path = Path("caesura.toml")
+    return path if path.is_file() else None
+
+
 def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
     """The settings from the flags that were given, the environment, and the TOML file `config`.
 

@@ -21,8 +21,8 @@ LAYERS = (
     {"models"},
     {"inference"},
     {"training"},
-    {"worker"},
-    {"deliverer", "executors", "scheduler"},
+    {"check", "worker"},
+    {"deliverer", "executors", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "keys", "protocol"},
 )

@@ -91,14 +91,23 @@ def parse_lines(
     Blank lines are skipped, yet counted. Raises nothing of its own.
     """
     for number, line in enumerate(lines, start=1):
-        content = line.removeprefix(_BOM) if number == 1 else line
-        if not content.strip():
-            continue
-        try:
-            row, place = _load(content, Place(number, f"Example {number}"), expected)
-            yield read(row, place)
-        except Fault as fault:
-            yield fault.problem
+        item = read_line(number, line, expected, read)
+        if item is not None:
+            yield item
+
+
+def read_line(
+    number: int, line: bytes, expected: Format, read: Callable[[dict[str, Any], Place], RowT]
+) -> RowT | Problem | None:
+    """What `read` makes of the object in the 1-based line, or its first problem; None where the line is blank."""
+    content = line.removeprefix(_BOM) if number == 1 else line
+    if not content.strip():
+        return None
+    try:
+        row, place = _load(content, Place(number, f"Example {number}"), expected)
+        return read(row, place)
+    except Fault as fault:
+        return fault.problem
 
 
 def load_line(line: bytes) -> object:
@@ -108,7 +117,7 @@ def load_line(line: bytes) -> object:
     """
     try:
         text = line.decode("utf-8")
-        value: object = json.loads(text.rstrip("\r\n"), parse_constant=_refuse_constant)
+        value: object = _parse(text.rstrip("\r\n"))
         if "\\u" in text:  # Only an escape can smuggle in half of a surrogate pair, which no tokenizer takes.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -124,6 +133,15 @@ def load_line(line: bytes) -> object:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+#: `json.loads` makes a new one for every line, which takes longer than to read it.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _parse(text: str) -> object:
+    # That of a byte order mark is a fault of its own, with words of its own.
+    return json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text)
 
 
 def _load(content: bytes, place: Place, expected: Format) -> tuple[dict[str, Any], Place]:

@@ -12,7 +12,7 @@ from typing import Any
 from caesura.data.lines import Place, is_dict, is_list, refuse_extra_keys, shown, without_nulls
 
 #: From each role, the keys that its messages may have.
-_MESSAGE_KEYS = {
+MESSAGE_KEYS = {
     "system": ("role", "content", "name"),
     "developer": ("role", "content", "name"),
     "user": ("role", "content", "name"),
@@ -20,7 +20,7 @@ _MESSAGE_KEYS = {
     "tool": ("role", "content", "name", "tool_call_id"),
     "function": ("role", "content", "name"),
 }
-ROLES = tuple(_MESSAGE_KEYS)
+ROLES = tuple(MESSAGE_KEYS)
 _IMAGE_PARTS = ("image_url", "input_image", "image")
 
 
@@ -43,7 +43,7 @@ def _message(value: object, place: Place, roles: tuple[str, ...]) -> dict[str, A
         place.fail(" is not a dictionary", 'Write each message as {"role": "...", "content": "..."}.')
     message = without_nulls(value)
     role = _role(message, place, roles)
-    refuse_extra_keys(message, _MESSAGE_KEYS[role], place, f"a message of the role '{role}'")
+    refuse_extra_keys(message, MESSAGE_KEYS[role], place, f"a message of the role '{role}'")
     for key in ("name", "tool_call_id"):
         if not isinstance(message.get(key, ""), str):
             place.fail(f" has a '{key}' that is not a string", f"Write '{key}' as a string.", key)
@@ -55,13 +55,13 @@ def _message(value: object, place: Place, roles: tuple[str, ...]) -> dict[str, A
 
 
 def _role(message: dict[str, Any], place: Place, roles: tuple[str, ...]) -> str:
+    role = message.get("role")
+    if isinstance(role, str) and role in MESSAGE_KEYS:
+        return role
     legal = ", ".join(f"'{role}'" for role in roles)
     if "role" not in message:
         place.fail(" Discriminator 'role' is missing in value", f"Give each message one of: {legal}.", "role")
-    role = message["role"]
-    if not isinstance(role, str) or role not in _MESSAGE_KEYS:
-        place.fail(f" has the unknown role {shown(role)}", f"The role must be one of: {legal}.", "role")
-    return role
+    return place.fail(f" has the unknown role {shown(role)}", f"The role must be one of: {legal}.", "role")
 
 
 def _check_content(message: dict[str, Any], place: Place) -> None:

@@ -45,10 +45,11 @@ class PreferenceRow:
 
 def parse_preferences(lines: Iterable[bytes]) -> Iterator[PreferenceRow | Problem]:
     """Each line's row, or its first problem, as `parse_lines` does."""
-    return parse_lines(lines, PREFERENCE, _row)
+    return parse_lines(lines, PREFERENCE, read_preference)
 
 
-def _row(row: dict[str, Any], place: Place) -> PreferenceRow:
+def read_preference(row: dict[str, Any], place: Place) -> PreferenceRow:
+    """The row of a line's object. Raises Fault with its first problem."""
     _refuse_other_keys(row, place)
     prompt, inside = _input(row, place)
     preferred_key, non_preferred_key = (_key(row, side, place) for side in ("preferred", "non_preferred"))

@@ -18,7 +18,7 @@ from caesura.data.lines import PROMPTS, Place, Problem, is_dict, is_list, parse_
 from caesura.data.messages import read_messages, read_parallel_tool_calls, read_tools
 from caesura.schema.chat import ANY_OBJECT, ResponseFormat
 
-_ASKING_ROLES = ("user", "developer")
+ASKING_ROLES = ("user", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,14 @@ class PromptRow:
 
 def parse_prompts(lines: Iterable[bytes], needed: Sequence[Needed] = ()) -> Iterator[PromptRow | Problem]:
     """Each line's row, or its first problem, as `parse_lines` does. A row that lacks what is `needed` is one."""
-    return parse_lines(lines, PROMPTS, partial(_row, needed=needed))
+    return parse_lines(lines, PROMPTS, partial(read_prompt, needed=needed))
 
 
-def _row(row: dict[str, Any], place: Place, needed: Sequence[Needed]) -> PromptRow:
+def read_prompt(row: dict[str, Any], place: Place, needed: Sequence[Needed]) -> PromptRow:
+    """The row of a line's object. Raises Fault with its first problem."""
     messages = read_messages(row.get("messages"), "messages", place)
     last = messages[-1]["role"]
-    if last not in _ASKING_ROLES:
+    if last not in ASKING_ROLES:
         place.fail(
             f", message {len(messages)} is the last one and has the role '{last}', but the last message of a prompt is "
             "the user's",
@@ -66,7 +67,7 @@ def _row(row: dict[str, Any], place: Place, needed: Sequence[Needed]) -> PromptR
     tools = read_tools(row, place)
     read_parallel_tool_calls(row, place)
     for path in needed:
-        if not _has(row, path.steps):
+        if not has_steps(row, path.steps):
             place.fail(
                 f" has no '{path.text.removeprefix('item.')}', which the grader names as '{{{{ {path.text} }}}}'",
                 "Add it to the line, or take it out of the grader.",
@@ -75,14 +76,14 @@ def _row(row: dict[str, Any], place: Place, needed: Sequence[Needed]) -> PromptR
     return PromptRow(place.line, messages, tools, row, _response_format(row, place))
 
 
-def _has(value: object, steps: Sequence[str | int]) -> bool:
+def has_steps(value: object, steps: Sequence[str | int]) -> bool:
     """Whether the steps lead somewhere in the value."""
     if not steps:
         return True
     step, *rest = steps
     if isinstance(step, str):
-        return is_dict(value) and step in value and _has(value[step], rest)
-    return is_list(value) and -len(value) <= step < len(value) and _has(value[step], rest)
+        return is_dict(value) and step in value and has_steps(value[step], rest)
+    return is_list(value) and -len(value) <= step < len(value) and has_steps(value[step], rest)
 
 
 def _response_format(row: dict[str, Any], place: Place) -> dict[str, Any] | None:

@@ -29,10 +29,11 @@ class Row:
 
 def parse_rows(lines: Iterable[bytes]) -> Iterator[Row | Problem]:
     """Each line's row, or its first problem, as `parse_lines` does."""
-    return parse_lines(lines, CHAT, _row)
+    return parse_lines(lines, CHAT, read_chat)
 
 
-def _row(row: dict[str, Any], place: Place) -> Row:
+def read_chat(row: dict[str, Any], place: Place) -> Row:
+    """The row of a line's object. Raises Fault with its first problem."""
     if "messages" not in row:
         _fail_without_messages(row, place)
     refuse_extra_keys(row, _ROW_KEYS, place, "a row of supervised data")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from caesura.data.lines import CHAT, PREFERENCE, PROMPTS, Format, Problem, load_line
-from caesura.data.preferences import parse_preferences
-from caesura.data.prompts import Needed, parse_prompts
-from caesura.data.rows import parse_rows
+from caesura.data.lines import CHAT, PREFERENCE, PROMPTS, Format, Place, Problem, load_line, read_line
+from caesura.data.preferences import read_preference
+from caesura.data.prompts import Needed, read_prompt
+from caesura.data.quick import quick_check
+from caesura.data.rows import read_chat
 from caesura.errors import InvalidData
 from caesura.jobs import JobError
 
@@ -27,12 +30,8 @@ _NOT_JSONL = "Invalid file format. Expected file to have JSONL format, where eve
 _NUM_HINT_CHARACTERS = 20
 
 
-#: From each training method to the format of its files, and what reads it.
-_METHODS = {
-    "supervised": (CHAT, parse_rows),
-    "dpo": (PREFERENCE, parse_preferences),
-    "reinforcement": (PROMPTS, parse_prompts),
-}
+#: From each training method to the format of its files.
+FORMATS = {"supervised": CHAT, "dpo": PREFERENCE, "reinforcement": PROMPTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Report:
         )
 
     def _told_problems(self, param: str) -> str:
-        told = [_sentence(problem.message) for problem in self.problems[:NUM_TOLD_PROBLEMS]]
+        told = [as_sentence(problem.message) for problem in self.problems[:NUM_TOLD_PROBLEMS]]
         num_others = self.num_problems - len(told)
         others = [f"{num_others} more line(s) are faulty."] if num_others else []
         remedy = f"To mend the first: {self.problems[0].remedy}"
@@ -90,12 +89,21 @@ def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ())
     `needed`: what every row must have besides, as its grader names it (reinforcement alone).
 
     The first line whose format can be told has the file's; where that is another method's, no more is read.
+
+    A line that is clearly good is only counted (`quick.py`); every other one is read in full.
     """
-    expected, parse = _METHODS[method]
+    expected, read, is_good = FORMATS[method], line_reader(method, needed), quick_check(method, needed)
     file_format: Format | None = None
     num_rows = num_problems = 0
     problems: list[Problem] = []
-    for item in parse_prompts(lines, needed) if method == "reinforcement" else parse(lines):
+    for number, line in enumerate(lines, start=1):
+        if is_good(line):
+            file_format = expected
+            num_rows += 1
+            continue
+        item = read_line(number, line, expected, read)
+        if item is None:
+            continue
         if file_format is None:
             file_format = item.format if isinstance(item, Problem) else expected
             if file_format not in (None, expected):
@@ -107,6 +115,13 @@ def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ())
         if num_problems <= MAX_PROBLEMS:
             problems.append(item)
     return Report(expected, expected, num_rows, problems, num_problems)
+
+
+def line_reader(method: str, needed: Sequence[Needed] = ()) -> Callable[[dict[str, Any], Place], Any]:
+    """What makes a row of a line's object, for `parse_lines`."""
+    if method == "reinforcement":
+        return partial(read_prompt, needed=needed)
+    return read_preference if method == "dpo" else read_chat
 
 
 def check_upload(head: bytes) -> str | None:
@@ -141,5 +156,6 @@ def _start(param: str) -> str:
     return f"The job failed due to an invalid {param.replace('_', ' ')}."
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """A problem's message with a full stop."""
     return text if text.endswith(".") else text + "."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,3 +30,10 @@ class Executor(Protocol):
     def close(self) -> None:
         """Have the workers save their jobs and give them back, and wait until they are gone."""
         ...
+
+
+def describe_exit(returncode: int) -> str:
+    """How a child process ended, in words for the user."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    return f"killed by {signal.Signals(-returncode).name}"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from caesura.executors import WorkerExit
+from caesura.executors import WorkerExit, describe_exit
 from caesura.ids import random_text
 from caesura.settings import Settings
 
@@ -73,7 +73,7 @@ class LocalExecutor:
         if ended:
             self._spare_due_at = time.monotonic()
             self._keep_spare()
-        return [WorkerExit(worker.name, worker.job_id, _cause(worker.process.returncode)) for worker in ended]
+        return [WorkerExit(worker.name, worker.job_id, describe_exit(worker.process.returncode)) for worker in ended]
 
     def close(self) -> None:
         workers = list(self._workers)
@@ -95,7 +95,7 @@ class LocalExecutor:
 
     def _keep_spare(self) -> None:
         if self._spare is not None and self._spare.process.poll() is not None:
-            logger.warning("the spare worker ended: %s", _cause(self._spare.process.returncode))
+            logger.warning("the spare worker ended: %s", describe_exit(self._spare.process.returncode))
             _hang_up(self._spare)
             self._spare = None
             self._spare_due_at = time.monotonic() + SPARE_DELAY_S
@@ -137,9 +137,3 @@ def _hang_up(spare: _Worker) -> None:
     assert spare.process.stdin is not None
     with suppress(OSError):
         spare.process.stdin.close()
-
-
-def _cause(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exit code {returncode}"
-    return f"killed by {signal.Signals(-returncode).name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from caesura.data.prompts import Needed
 from caesura.graders.template import Path, parse_template
 
 #: The fields of graders that are templates, or hold some.
@@ -17,6 +18,11 @@ def item_paths(grader: Mapping[str, Any]) -> list[Path]:
     paths = (part for text in texts for part in parse_template(text, "grader").parts)
     found = {path.text: path for path in paths if isinstance(path, Path) and path.namespace == "item" and path.steps}
     return list(found.values())
+
+
+def needed_by(grader: Mapping[str, Any]) -> list[Needed]:
+    """The same, as validation asks for it."""
+    return [Needed(path.steps, path.text) for path in item_paths(grader)]
 
 
 def _parts(grader: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -71,9 +71,7 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
     """
     with _told_as_invalid(name):
         model = cast(nn.Module, AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True))
-        tokenizer = cast(ChatTokenizer, AutoTokenizer.from_pretrained(settings.path))
-    # Where it is on, text is changed as more of it comes, and answers could not be streamed.
-    tokenizer.clean_up_tokenization_spaces = False
+        tokenizer = _open_tokenizer(settings)
     model.requires_grad_(requires_grad=False)
     model.eval().to(device)
     return Base(
@@ -93,6 +91,19 @@ def measure_base(name: str, settings: BaseModelSettings) -> tuple[int, int]:
         with torch.device("meta"):
             model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
     return _count_parameters(model), _context_window(settings, config)
+
+
+def load_tokenizer(name: str, settings: BaseModelSettings) -> tuple[ChatTokenizer, int]:
+    """Tokenizer and context window of the base model `name`, without its weights. Raises as `load_base`."""
+    with _told_as_invalid(name):
+        return _open_tokenizer(settings), _context_window(settings, AutoConfig.from_pretrained(settings.path))
+
+
+def _open_tokenizer(settings: BaseModelSettings) -> ChatTokenizer:
+    tokenizer = cast(ChatTokenizer, AutoTokenizer.from_pretrained(settings.path))
+    # Where it is on, text is changed as more of it comes, and answers could not be streamed.
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
 
 
 def _count_parameters(model: nn.Module) -> int:

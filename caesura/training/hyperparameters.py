@@ -37,6 +37,14 @@ MIN_PROMPTS_PER_STEP = 8
 NUM_VALIDATIONS = 10
 #: Tokens that an answer may have, reasoning included, by the effort; never more than the context leaves.
 EFFORT_TOKENS = {"low": 256, "default": 1024, "medium": 1024, "high": 4096}
+#: From each method to the fewest rows of a batch that `auto` takes.
+MIN_BATCH_SIZES = {
+    "supervised": 1,
+    "dpo": MIN_PREFERENCE_BATCH_SIZE,
+    "reinforcement": MIN_PROMPTS_PER_STEP,
+}
+#: And to what it takes of the learning rate.
+RATE_SHARES = {"supervised": 1.0, "dpo": PREFERENCE_RATE_SHARE, "reinforcement": REINFORCEMENT_RATE_SHARE}
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05
 
@@ -71,12 +79,12 @@ class ReinforcementHyperparameters:
     updates_per_batch: int
 
 
-def resolve(asked: dict[str, Any], num_rows: int, min_batch_size: int = 1) -> Hyperparameters:
+def resolve(asked: dict[str, Any], num_rows: int, method: str = "supervised") -> Hyperparameters:
     """Replace every `auto` by a number, as OpenAI's service was seen to (its cookbook's rule for the epochs)."""
     epochs: int | Auto = asked.get("n_epochs", "auto")
     batch_size: int | Auto = asked.get("batch_size", "auto")
     multiplier: float | Auto = asked.get("learning_rate_multiplier", "auto")
-    num_in_batch = max(min_batch_size, auto_batch_size(num_rows)) if batch_size == "auto" else batch_size
+    num_in_batch = max(MIN_BATCH_SIZES[method], auto_batch_size(num_rows)) if batch_size == "auto" else batch_size
     return Hyperparameters(
         n_epochs=auto_epochs(num_rows) if epochs == "auto" else epochs,
         batch_size=num_in_batch,

@@ -19,10 +19,7 @@ from caesura.models.loading import choose_device, measure_base
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.training.hyperparameters import (
-    MIN_PREFERENCE_BATCH_SIZE,
-    MIN_PROMPTS_PER_STEP,
-    PREFERENCE_RATE_SHARE,
-    REINFORCEMENT_RATE_SHARE,
+    RATE_SHARES,
     base_learning_rate,
     resolve,
     resolve_preference,
@@ -35,12 +32,6 @@ LORA_ALPHA = 32.0
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 #: Answers that are sampled together, in whole groups. More of them cost little on a GPU; a pause drops what is begun.
 SAMPLED_TOGETHER = {"cpu": 64, "cuda": 256}
-#: By method: the fewest rows of a batch that `auto` takes, and the share of the learning rate.
-_OF_METHOD = {
-    "supervised": (1, 1.0),
-    "dpo": (MIN_PREFERENCE_BATCH_SIZE, PREFERENCE_RATE_SHARE),
-    "reinforcement": (MIN_PROMPTS_PER_STEP, REINFORCEMENT_RATE_SHARE),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +90,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     """
     kind: str = job.method["type"]
     asked: dict[str, Any] = job.method[kind].get("hyperparameters", {})
-    min_batch_size, rate_share = _OF_METHOD[kind]
-    resolved = resolve(asked, num_rows, min_batch_size)
+    resolved = resolve(asked, num_rows, kind)
     num_parameters, context_window = measure_base(job.base, base)
     device = choose_device(settings.device)
     return Plan(
@@ -108,7 +98,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate_multiplier=resolved.learning_rate_multiplier,
-        learning_rate=base_learning_rate(num_parameters) * rate_share * resolved.learning_rate_multiplier,
+        learning_rate=base_learning_rate(num_parameters) * RATE_SHARES[kind] * resolved.learning_rate_multiplier,
         context_window=context_window,
         lora_rank=LORA_RANK if start is None else start.rank,
         lora_alpha=LORA_ALPHA if start is None else start.alpha,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Generic, TypeVar
 
-from caesura.data.render import Tokenizer
-from caesura.errors import InvalidData
-from caesura.models.loading import Base
+from caesura.data.render import Tokenizer, pin_date
+from caesura.errors import InvalidData, InvalidRequest
+from caesura.models.loading import Base, ChatTokenizer
 from caesura.training.rows import Rendered
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Rendered)
 #: A warning names this many lines.
 NUM_NAMED_LINES = 20
+
+
+#: What a row that teaches nothing has, by method.
+LACKING = {
+    "supervised": "no assistant token",
+    "dpo": "nothing to compare",
+    "reinforcement": "no room for an answer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +40,7 @@ class Renderer(Generic[T, R]):
         """Raises InvalidData, naming the line, when a row cannot be rendered, or when no row teaches anything."""
         rendered = self._render(rows, "training_file")
         if not any(row.teaches for row in rendered):
-            raise InvalidData(
-                f"Every row of the training file has {self.lacking} within the context of {self.base.context_window} "
-                "tokens. Shorten the prompts, or use a base model with a longer context.",
-                param="training_file",
-                code="invalid_training_file",
-            )
+            raise nothing_to_learn(self.lacking, self.base.context_window)
         return rendered
 
     def validation(self, rows: Sequence[T]) -> list[R]:
@@ -64,6 +68,32 @@ class Renderer(Generic[T, R]):
                 f"{_lines(silent)}"
             )
         return rendered
+
+
+def prepare_tokenizer(base: str, tokenizer: ChatTokenizer, now: datetime) -> None:
+    """Have its templates print the date of `now`, always. Raises InvalidRequest where it has none."""
+    templates = tokenizer.chat_template
+    if not templates:
+        raise InvalidRequest(
+            f"The base model '{base}' has no chat template, so conversations cannot be rendered for it. Use a chat "
+            "model, or put a 'chat_template.jinja' beside its weights.",
+            param="model",
+            code="unsupported_model",
+        )
+    if isinstance(templates, dict):
+        tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
+    else:
+        tokenizer.chat_template = pin_date(templates, now)
+
+
+def nothing_to_learn(lacking: str, context_window: int) -> InvalidData:
+    """Why a job cannot be trained when none of its rows teaches anything."""
+    return InvalidData(
+        f"Every row of the training file has {lacking} within the context of {context_window} tokens. Shorten the "
+        "prompts, or use a base model with a longer context.",
+        param="training_file",
+        code="invalid_training_file",
+    )
 
 
 def _lines(rows: Sequence[Rendered]) -> str:

@@ -15,7 +15,7 @@ from caesura.data.pairs import render_pair
 from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.prompt_tokens import PromptTokens, render_prompt
 from caesura.data.prompts import PromptRow, parse_prompts
-from caesura.data.render import Tokenizer, pin_date, render_row
+from caesura.data.render import Tokenizer, render_row
 from caesura.data.rows import Row, parse_rows
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.graders.tool_servers import ToolServers
@@ -25,7 +25,7 @@ from caesura.inference.tools import find_format
 from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
-from caesura.models.loading import Base, ChatTokenizer, load_base, tool_template
+from caesura.models.loading import Base, load_base, tool_template
 from caesura.models.lora import Adapter, Layers, add_lora
 from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
@@ -37,7 +37,7 @@ from caesura.training.policy import HttpTools, Policy
 from caesura.training.preference import Preference
 from caesura.training.reference import Reference
 from caesura.training.reinforcement import Reinforcement
-from caesura.training.rendering import Renderer
+from caesura.training.rendering import LACKING, Renderer, prepare_tokenizer
 from caesura.training.rows import Rows
 from caesura.training.supervised import Supervised
 
@@ -120,7 +120,7 @@ def set_up(
 
 
 def _set_up_supervised(base: Base, plan: Plan, seed: int, training: Sequence[Row], validation: Sequence[Row]) -> Setup:
-    renderer = Renderer(base, render_row, lacking="no assistant token")
+    renderer = Renderer(base, render_row, lacking=LACKING["supervised"])
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
     return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, renderer.warnings)
 
@@ -133,7 +133,7 @@ def _set_up_preference(
     validation: Sequence[PreferenceRow],
     start: Adapter | None,
 ) -> Setup:
-    renderer = Renderer(base, render_pair, lacking="nothing to compare")
+    renderer = Renderer(base, render_pair, lacking=LACKING["dpo"])
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
     base_digest = digest_weights(base.model.named_parameters())
     layers = add_lora(base.model)
@@ -164,7 +164,7 @@ def _set_up_reinforcement(
             _check_schema(base, row, is_own, checked)
         return render_prompt(row, tokenizer, max_tokens, plan.reasoning_effort or "default")
 
-    renderer = Renderer(base, render, lacking="no room for an answer")
+    renderer = Renderer(base, render, lacking=LACKING["reinforcement"])
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, job.seed)
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
@@ -209,20 +209,5 @@ def _build_policy(
 def _load(job: Job, settings: BaseModelSettings, plan: Plan) -> Base:
     settings = settings.model_copy(update={"context_window": plan.context_window})
     base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
-    if not base.tokenizer.chat_template:
-        raise InvalidRequest(
-            f"The base model '{job.base}' has no chat template, so conversations cannot be rendered for it. Use a chat "
-            "model, or put a 'chat_template.jinja' beside its weights.",
-            param="model",
-            code="unsupported_model",
-        )
-    _pin_date(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
+    prepare_tokenizer(job.base, base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
     return base
-
-
-def _pin_date(tokenizer: ChatTokenizer, now: datetime) -> None:
-    templates = tokenizer.chat_template
-    if isinstance(templates, dict):
-        tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
-    elif templates is not None:
-        tokenizer.chat_template = pin_date(templates, now)

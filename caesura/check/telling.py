@@ -1,0 +1,122 @@
+"""What was found, in words and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from caesura.check.files import Base, Checked, Estimate, Lines, Tally
+from caesura.data.validate import as_sentence
+from caesura.training.rendering import LACKING
+
+
+def to_text(base: Base, asked_model: str, method: str, files: Sequence[Checked], estimate: Estimate | None) -> str:
+    lines = [line for checked in files for line in _file_lines(checked, method, base)]
+    if estimate is not None:
+        lines += _estimate_lines(estimate, method, base)
+    if method == "reinforcement" and len(files) == 1:
+        lines.append("A job of reinforcement needs a validation file too: check both with --validation.")
+    if asked_model != base.name:
+        lines.append(f"'{asked_model}' means the base '{base.name}' here ([aliases] in caesura.toml).")
+    return "\n".join(lines) + "\n"
+
+
+def to_json(base: Base, method: str, files: Sequence[Checked], estimate: Estimate | None) -> dict[str, Any]:
+    return {
+        "ok": all(checked.error is None for checked in files),
+        "method": method,
+        "model": base.name,
+        "context_window": base.context_window,
+        "files": [_file_json(checked) for checked in files],
+        "estimate": None
+        if estimate is None
+        else {
+            **asdict(estimate.hyperparameters),
+            "steps": estimate.num_steps,
+            "trained_tokens": estimate.trained_tokens,
+        },
+    }
+
+
+def _file_lines(checked: Checked, method: str, base: Base) -> list[str]:
+    if checked.error is not None:
+        return [f"{checked.path}: not fit for {method}", *_fault_lines(checked)]
+    told = [f"{checked.path}: good, {_counted(checked.report.num_rows, 'row')} for {method}"]
+    if checked.tally is None:
+        return [*told, "  (tokens are counted once both files are good)"]
+    tally = checked.tally
+    low, middle, high = tally.spread
+    parts = {"supervised": ", of which {} are learned", "dpo": ", of which {} are compared"}
+    learned = parts.get(method, "").format(f"{tally.num_learned:,}")
+    lengths = f"a {_UNITS[method]} has {low:,} to {high:,}, {middle:,.0f} at the median"
+    told.append(f"  {tally.num_tokens:,} tokens{learned}; {lengths}")
+    context = f"the context of {base.context_window:,} tokens"
+    told += _lines_told(tally.cut, f"longer than {context}, and cut there")
+    told += _lines_told(tally.silent, f"with {LACKING[method]} within {context}, which teach nothing")
+    told += _lines_told(tally.repeated, "that repeat an earlier one")
+    told += _lines_told(tally.shared, "that stand in the training file as well")
+    return told
+
+
+def _fault_lines(checked: Checked) -> list[str]:
+    report = checked.report
+    if not report.problems:
+        assert checked.error is not None
+        return [f"  {checked.error.message}"]
+    told = [f"  line {problem.line}: {as_sentence(problem.message)} {problem.remedy}" for problem in report.problems]
+    num_others = report.num_problems - len(report.problems)
+    return [*told, f"  and {num_others:,} more faulty lines"] if num_others else told
+
+
+def _estimate_lines(estimate: Estimate, method: str, base: Base) -> list[str]:
+    resolved = estimate.hyperparameters
+    told = (
+        f"With 'auto' a job on '{base.name}' has {_counted(estimate.num_steps, 'step')}: "
+        f"{_counted(resolved.n_epochs, 'epoch')} in batches of {_counted(resolved.batch_size, _UNITS[method])}"
+    )
+    if estimate.trained_tokens is None:
+        return [f"{told}."]
+    return [f"{told}; it trains on {estimate.trained_tokens:,} tokens."]
+
+
+_UNITS = {"supervised": "row", "dpo": "pair", "reinforcement": "prompt"}
+
+
+def _lines_told(lines: Lines, what: str) -> list[str]:
+    if not lines.num_rows:
+        return []
+    named = ", ".join(map(str, lines.first))
+    num_others = lines.num_rows - len(lines.first)
+    more = f" and {num_others:,} more" if num_others else ""
+    return [f"  {_counted(lines.num_rows, 'row')} {what}: lines {named}{more}"]
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" + ("" if number == 1 else "s")
+
+
+def _file_json(checked: Checked) -> dict[str, Any]:
+    error, report = checked.error, checked.report
+    return {
+        "file": str(checked.path),
+        "param": checked.param,
+        "rows": report.num_rows,
+        "error": None if error is None else {"code": error.code, "message": error.message},
+        "problems": [
+            {"line": problem.line, "field": problem.field, "message": problem.message, "remedy": problem.remedy}
+            for problem in report.problems
+        ],
+        "num_problems": report.num_problems,
+        **({"tokens": None} if checked.tally is None else _tally_json(checked.tally)),
+    }
+
+
+def _tally_json(tally: Tally) -> dict[str, Any]:
+    low, middle, high = tally.spread
+    named = {"cut": tally.cut, "teach_nothing": tally.silent, "repeated": tally.repeated}
+    named["in_training_file"] = tally.shared
+    return {
+        "tokens": {"total": tally.num_tokens, "learned": tally.num_learned, "min": low, "median": middle, "max": high},
+        **{name: {"rows": lines.num_rows, "lines": lines.first} for name, lines in named.items()},
+    }
