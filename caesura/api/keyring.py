@@ -37,7 +37,7 @@ class KeyRing:
             if hmac.compare_digest(own, digest):
                 return caller
         believed = self._believed.get(digest)
-        return believed[0] if believed is not None and time.monotonic() - believed[1] < BELIEVED_S else None
+        return believed[0] if believed is not None and time.monotonic() - believed[1] <= BELIEVED_S else None
 
     def find(self, key: bytes) -> Caller | None:
         """None for a key that opens nothing. Raises DatabaseUnavailable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -253,18 +254,16 @@ def test_of_a_key_that_comes_twice_the_last_counts(service: Service) -> None:
 @pytest.mark.usefixtures("memory")
 def test_a_body_without_end_is_cut_off(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caesura.api.front.MAX_BODY_BYTES", 2**20)
-    num_sent, answer = 0, b""
+    num_sent = 0
     with connected(service) as connection:
         lines = ("content-type: application/json", "transfer-encoding: chunked")
         connection.sendall(head("POST", "/v1/fine_tuning/jobs", *lines))
         chunk = b"10000\r\n" + b"1" * 65536 + b"\r\n"
-        try:
-            while num_sent < 256 * 2**20:
-                connection.sendall(chunk)
-                num_sent += 65536
-        except OSError:
-            answer = read_all(connection)
+        while not select.select([connection], [], [], 0)[0]:
+            connection.sendall(chunk)
+            num_sent += 65536
+        answer = read_all(connection)
 
     assert num_sent < 64 * 2**20
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 413")
+    assert answer.startswith(b"HTTP/1.1 413")
     assert is_unharmed(service)
