@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from caesura.errors import InvalidRequest
-from caesura.settings import Settings, load_settings
+from caesura.settings import Settings, default_config, load_settings
 from caesura.store import Store, open_store
 from caesura.store.keys import ApiKey
 from caesura.tenancy import Role
@@ -94,7 +94,7 @@ def revoke(
 
 @contextmanager
 def _opened(config: Path | None, data_dir: Path | None) -> Generator[tuple[Settings, Store], None, None]:
-    settings = load_settings(config, {"data_dir": data_dir})
+    settings = load_settings(config or default_config(), {"data_dir": data_dir})
     store = open_store(settings.data_dir)
     try:
         store.keys.adopt(settings.organization)

@@ -49,6 +49,13 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_settings_file_of_the_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "caesura.toml").write_text('organization = "acme"\n')
+    monkeypatch.chdir(tmp_path)
+
+    assert json.loads(run("create", "x", "--json").output)["organization"] == "acme"
+
+
 def test_a_project_is_made_once() -> None:
     keys = [json.loads(run("create", str(number), "--project", "p", "--json").output) for number in range(2)]
     other = json.loads(run("create", "x", "--project", "p", "--organization", "acme", "--json").output)
