@@ -23,6 +23,7 @@ from caesura.store.keys import ApiKey
 from caesura.tenancy import Role
 
 commands = typer.Typer(help="API keys: each opens one project.", no_args_is_help=True)
+TABLE_WIDTH = 180
 console = Console(highlight=False, soft_wrap=True)
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -77,7 +78,8 @@ def list_keys(config: Config = None, data_dir: DataDir = None, as_json: AsJson =
     for key in keys:
         project = f"{key.organization}/{names[key.project]} {key.project}"
         table.add_row(*(escape(text) for text in (key.id, key.name, key.hint, project, key.role, _state(key))))
-    console.print(table)
+    # A narrow terminal breaks lines itself; broken by the table, no id could be copied.
+    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
 
 
 @commands.command()
