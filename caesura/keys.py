@@ -79,7 +79,7 @@ def list_keys(config: Config = None, data_dir: DataDir = None, as_json: AsJson =
         project = f"{key.organization}/{names[key.project]} {key.project}"
         table.add_row(*(escape(text) for text in (key.id, key.name, key.hint, project, key.role, _state(key))))
     # A narrow terminal breaks lines itself; broken by the table, no id could be copied.
-    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+    Console(width=max(console.width, TABLE_WIDTH), highlight=False).print(table)
 
 
 @commands.command()
