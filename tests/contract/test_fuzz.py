@@ -32,7 +32,7 @@ TIMEOUT_S = 10.0
 NUM_EXAMPLES = 90
 NUM_REQUESTS = 2000
 #: What would be a path of the machine, or Python's inside.
-INSIDE = re.compile(r"Traceback|/site-packages/|/tmp/|/home/|/root/|\\.py\\b|0x[0-9a-f]{8,}")
+INSIDE = re.compile(r"Traceback|/site-packages/|/(tmp|home|root)/|\\.py\\b|0x[0-9a-f]{8,}")
 
 __all__ = ["client", "http", "http_server"]
 
