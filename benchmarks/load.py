@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -87,6 +88,7 @@ def run(options: Options) -> str:
 
     def prepare(data_dir: Path) -> None:
         held.append(_fill(data_dir, NUM_JOBS // scale, NUM_EVENTS // scale))
+        os.sync()  # the disk would still be writing it while the first numbers are taken
         say(f"filled in {time.perf_counter() - began:.0f} s")
 
     with running_server(prepare, warm_spare="false", max_file_bytes=str(2**30)) as server:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The longest time between two looks at the database; what happens in this process wakes the scheduler at once.
 TICK_S = 0.5
+#: The shortest: what comes in as close a row is done together.
+MIN_TICK_S = 0.05
 #: Jobs validated between two looks at the queue, so that many new ones do not keep a free slot waiting.
 MAX_VALIDATED = 64
 MAX_VALIDATING_S = 0.1
@@ -90,11 +92,14 @@ class Scheduler:
 
     def _run(self) -> None:
         while not self._stopping:
+            began = time.monotonic()
             try:
                 self.tick()
             except Exception:  # the thread must outlive whatever one tick meets; the next tick meets it again
                 logger.exception("the scheduler's tick failed; trying again")
             self._woken.wait(TICK_S)
+            if not self._stopping:
+                time.sleep(max(0.0, began + MIN_TICK_S - time.monotonic()))
             self._woken.clear()
 
     def _mend(self) -> None:

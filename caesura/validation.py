@@ -52,8 +52,11 @@ class Validator:
 
     def is_quick(self, job: Job) -> bool:
         """Whether all its files are read in place."""
+        asked = _asked(job)
         try:
             for _, _, blob in _files(job):
+                if (blob, *asked) in self._reports:
+                    continue
                 with self._storage.open(blob) as file:
                     if not _is_small(file):
                         return False
@@ -63,14 +66,9 @@ class Validator:
 
     def find_fault(self, job: Job) -> JobError | None:
         """Why the job cannot take its files; None if it can. Raises ValidationStopped."""
-        method: str = job.method["type"]
         for param, file_id, blob in _files(job):
             try:
-                with self._storage.open(blob) as file:
-                    if _is_small(file):
-                        error = self._report(file, blob, method, tuple(_needed(job))).error(param, file_id)
-                    else:
-                        error = self._ask(file, method, _needed(job), param, file_id)
+                error = self._find_fault_of(blob, *_asked(job), param, file_id)
             except CaesuraError as failure:
                 logger.exception("a file of a job cannot be read")
                 error = JobError("server_error", f"The file cannot be read: {failure.message}", param)
@@ -85,13 +83,20 @@ class Validator:
             if self._child is not None:
                 self._child.kill()
 
-    def _report(self, file: BinaryIO, blob: str, method: str, needed: tuple[Needed, ...]) -> Report:
-        """A blob never changes: what was said of one a moment ago still holds."""
-        report = self._reports.pop((blob, method, needed), None) or validate(file, method, needed)
+    def _find_fault_of(
+        self, blob: str, method: str, needed: tuple[Needed, ...], param: str, file_id: str
+    ) -> JobError | None:
+        # A blob never changes: what was said of one a moment ago still holds.
+        report = self._reports.pop((blob, method, needed), None)
+        if report is None:
+            with self._storage.open(blob) as file:
+                if not _is_small(file):
+                    return self._ask(file, method, needed, param, file_id)
+                report = validate(file, method, needed)
         self._reports[blob, method, needed] = report
         while len(self._reports) > MAX_REPORTS:
             del self._reports[next(iter(self._reports))]
-        return report
+        return report.error(param, file_id)
 
     def _ask(self, file: BinaryIO, method: str, needed: Sequence[Needed], param: str, file_id: str) -> JobError | None:
         request = {
@@ -157,10 +162,10 @@ def _is_small(file: BinaryIO) -> bool:
     return os.fstat(file.fileno()).st_size <= IN_PLACE_BYTES
 
 
-def _needed(job: Job) -> list[Needed]:
-    if job.method["type"] != "reinforcement":
-        return []
-    return needed_by(job.method["reinforcement"]["grader"])
+def _asked(job: Job) -> tuple[str, tuple[Needed, ...]]:
+    """The method that its files must serve, and what the method needs of their lines."""
+    method: str = job.method["type"]
+    return method, tuple(needed_by(job.method[method]["grader"])) if method == "reinforcement" else ()
 
 
 def main() -> None:

@@ -100,6 +100,7 @@ def test_a_process_of_its_own_finds_what_is_found_in_place(
     assert (in_place is None) == (name in ("good", "pairs", "prompts"))
 
     monkeypatch.setattr(validation, "IN_PLACE_BYTES", -1)
+    validator = Validator(world.storage)  # the first remembers what it has said
     assert not validator.is_quick(job)
     assert validator.find_fault(job) == in_place
 

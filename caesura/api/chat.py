@@ -23,7 +23,7 @@ from caesura.ids import new_id
 from caesura.inference.engine import ChatRequest
 from caesura.schema.chat import ANY_OBJECT, CreateChatCompletion, Message, ResponseFormat
 
-router = APIRouter(prefix="/chat/completions", route_class=Route)
+router = APIRouter(prefix="/v1/chat/completions", route_class=Route)
 
 
 @router.post("", response_model=None)

@@ -34,7 +34,7 @@ from caesura.ids import new_id
 from caesura.inference.engine import CompletionRequest, Engine, Piece
 from caesura.schema.completions import CreateCompletion
 
-router = APIRouter(prefix="/completions", route_class=Route)
+router = APIRouter(prefix="/v1/completions", route_class=Route)
 
 DEFAULT_MAX_TOKENS = 16
 

@@ -26,7 +26,7 @@ from caesura.jobs import Artifact
 from caesura.schema.embeddings import CreateEmbeddings, Embedding, EmbeddingList, EmbeddingUsage
 from caesura.settings import EMBEDDED_BASE
 
-router = APIRouter(prefix="/embeddings", route_class=Route)
+router = APIRouter(prefix="/v1/embeddings", route_class=Route)
 
 #: They mean the embedding model of the settings; without one, the embedded base, as OpenAI's other names do.
 OPENAI_EMBEDDING_MODELS = frozenset({"text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"})

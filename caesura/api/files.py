@@ -19,14 +19,14 @@ from starlette.responses import Response, StreamingResponse
 from caesura.api.explain import explain
 from caesura.api.multipart import receive_upload
 from caesura.api.route import Route
-from caesura.api.state import CallerDependency, Limit, OwnStore, QueryText, Server, ServerDependency
+from caesura.api.state import CallerDependency, Limit, QueryText, Server, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
 from caesura.ids import new_token
 from caesura.jobs import File
 from caesura.schema.files import JSONL_PURPOSES, CreateFile, Deleted, FileObject, FilePage, find_life
 
-router = APIRouter(prefix="/files", route_class=Route)
+router = APIRouter(prefix="/v1/files", route_class=Route)
 
 MAX_PAGE = 10_000
 #: Divisible by three, so that pieces encoded to base64 one by one join.
@@ -36,7 +36,7 @@ _FIELD_OF_EXPIRY = re.compile(r"expires_after\[(\w{1,64})\]")
 
 
 @router.post("")
-async def create(request: Request, server: ServerDependency, caller: CallerDependency, store: OwnStore) -> FileObject:
+async def create(request: Request, server: ServerDependency, caller: CallerDependency) -> FileObject:
     writer = server.storage.writer(f"files/{new_token()}")
     max_bytes = min(server.settings.max_file_bytes, caller.max_file_bytes or server.settings.max_file_bytes)
     upload = await receive_upload(request, writer, max_bytes)
@@ -47,7 +47,7 @@ async def create(request: Request, server: ServerDependency, caller: CallerDepen
         await run_in_threadpool(server.storage.delete, upload.blob.key)
         raise
     life_s = find_life(body.purpose, body.expires_after)
-    made = await run_in_threadpool(store.files.create, upload.blob, upload.filename, body.purpose, life_s)
+    made = await run_in_threadpool(server.store.files.create, upload.blob, upload.filename, body.purpose, life_s)
     # Azure's clients look for what theirs answers at first; a moment later they find it processed.
     return to_wire(made).model_copy(update={"status": "pending"}) if request.state.address.is_azure else to_wire(made)
 
@@ -80,33 +80,33 @@ def check_content(purpose: str, head: bytes, param: str | None) -> None:
 
 @router.get("")
 def list_files(
-    store: OwnStore,
+    server: ServerDependency,
     purpose: QueryText = None,
     after: QueryText = None,
     limit: Annotated[Limit, Query(le=MAX_PAGE)] = MAX_PAGE,
     order: Literal["asc", "desc", "ascending", "descending"] = "desc",
 ) -> FilePage:
     descending = order.startswith("desc")
-    files, has_more = store.files.list(purpose=purpose, after=after, limit=limit, descending=descending)
+    files, has_more = server.store.files.list(purpose=purpose, after=after, limit=limit, descending=descending)
     ids = [file.id for file in files] or [None]
     return FilePage(data=[to_wire(file) for file in files], has_more=has_more, first_id=ids[0], last_id=ids[-1])
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, store: OwnStore) -> FileObject:
-    return to_wire(store.files.get(file_id))
+def retrieve(file_id: str, server: ServerDependency) -> FileObject:
+    return to_wire(server.store.files.get(file_id))
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, store: OwnStore) -> Deleted:
-    store.files.delete(file_id)
+def delete(file_id: str, server: ServerDependency) -> Deleted:
+    server.store.files.delete(file_id)
     return Deleted(id=file_id, object="file")
 
 
 @router.get("/{file_id}/content")
-def content(file_id: str, request: Request, server: ServerDependency, store: OwnStore) -> Response:
+def content(file_id: str, request: Request, server: ServerDependency) -> Response:
     """The file's bytes. A result file comes base64-encoded, as OpenAI serves it, unless `text/csv` is asked for."""
-    file = store.files.get(file_id)
+    file = server.store.files.get(file_id)
     plain = "text/csv" in request.headers.get("accept", "")
     encode = file.purpose == "fine-tune-results" and server.settings.results_base64 and not plain
     server.storage.open(file.blob).close()  # that it is damaged can be told only before the answer begins

@@ -22,7 +22,7 @@ from caesura.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-API_VERSION = "2020-10-01"
+API_VERSION = b"2020-10-01"
 #: Answered without a key.
 OPEN_PATHS = frozenset({"/healthz"})
 #: What a body may have that is read as a whole.
@@ -93,14 +93,18 @@ class _Sending:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun = True
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self.request_id
-            headers["openai-version"] = API_VERSION
-            headers["openai-organization"] = self.organization
-            headers["openai-processing-ms"] = str(round((time.monotonic() - self._began_s) * 1000))
+            took_ms = round((time.monotonic() - self._began_s) * 1000)
+            headers: list[tuple[bytes, bytes]] = message["headers"]
+            headers += (
+                (b"x-request-id", self.request_id.encode()),
+                (b"openai-version", API_VERSION),
+                (b"openai-organization", self.organization.encode("latin-1")),
+                (b"openai-processing-ms", b"%d" % took_ms),
+            )
             if self._is_azure:
-                headers["apim-request-id"] = str(uuid.UUID(self.request_id.removeprefix("req_")))
-            headers.update(self.own_headers)
+                headers.append((b"apim-request-id", str(uuid.UUID(self.request_id.removeprefix("req_"))).encode()))
+            if self.own_headers:
+                MutableHeaders(scope=message).update(self.own_headers)
         await self._send(message)
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from caesura.api.leaving import unless_client_leaves
 from caesura.api.route import Route
-from caesura.api.state import GraderTools
+from caesura.api.state import tools_of
 from caesura.graders.build import build_grader
 from caesura.graders.grade import Flag, Grade, TokenUsage, grade, observe_text
 from caesura.schema.graders import (
@@ -25,20 +25,20 @@ from caesura.schema.graders import (
     ValidateGrader,
 )
 
-router = APIRouter(prefix="/fine_tuning/alpha/graders", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", route_class=Route)
 
 
 @router.post("/run")
-async def run(body: RunGrader, request: Request, tools: GraderTools) -> GraderRun:
-    grader = await run_in_threadpool(build_grader, body.grader, tools, "grader")
+async def run(body: RunGrader, request: Request) -> GraderRun:
+    grader = await run_in_threadpool(build_grader, body.grader, tools_of(request), "grader")
     item = {} if body.reference_answer is None else {"reference_answer": body.reference_answer}
     observation = observe_text(body.model_sample, item | (body.item or {}))
     return _to_wire(await unless_client_leaves(request, grade(grader, observation)))
 
 
 @router.post("/validate")
-async def validate(body: ValidateGrader, request: Request, tools: GraderTools) -> ValidatedGrader:
-    await run_in_threadpool(build_grader, body.grader, tools, "grader")
+async def validate(body: ValidateGrader, request: Request) -> ValidatedGrader:
+    await run_in_threadpool(build_grader, body.grader, tools_of(request), "grader")
     return ValidatedGrader(grader=json.loads(await request.body())["grader"])  # as it was sent, nulls and all
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.route import Route
-from caesura.api.state import CallerDependency, GraderTools, Limit, OwnStore, QueryText, Server, ServerDependency
+from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
 from caesura.graders.build import Tools, build_grader
 from caesura.graders.tool_servers import check_tool_servers
@@ -24,7 +24,7 @@ from caesura.schema.common import Page, PageWithIds
 from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, JobEvent, Method
 from caesura.store.rows import Telling
 
-router = APIRouter(prefix="/fine_tuning/jobs", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 MAX_JOBS_PAGE = 100
 MAX_EVENTS_PAGE = 1000
@@ -37,9 +37,9 @@ EXTRAS = ("trainingType", "eval_id")
 
 
 @router.post("")
-def create(body: CreateJob, server: ServerDependency, caller: CallerDependency, tools: GraderTools) -> FineTuningJob:
+def create(body: CreateJob, request: Request, server: ServerDependency) -> FineTuningJob:
     if body.method is not None and body.method.type == "reinforcement":
-        _check_reinforcement(body, body.method, server, tools)
+        _check_reinforcement(body, body.method, server, tools_of(request))
     base, start = _find_model(server, body.model)
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
@@ -61,7 +61,7 @@ def create(body: CreateJob, server: ServerDependency, caller: CallerDependency, 
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
         extras={name: value for name in EXTRAS if (value := getattr(body, name)) is not None},
-        project=caller.project,
+        project=server.project,
     )
     notes: list[Telling] = []
     if start is None and body.model != base:
@@ -191,9 +191,9 @@ def resume(job_id: str, server: ServerDependency) -> FineTuningJob:
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, store: OwnStore) -> None:
+def delete(job_id: str, server: ServerDependency) -> None:
     """Azure's: of a job that has ended."""
-    store.jobs.delete(job_id)
+    server.store.jobs.delete(job_id)
 
 
 @router.get("/{job_id}/events")

@@ -12,7 +12,7 @@ from caesura.schema.files import Deleted
 from caesura.schema.models import ModelList, ModelObject
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/models", route_class=Route)
+router = APIRouter(prefix="/v1/models", route_class=Route)
 
 
 @router.get("")

@@ -8,13 +8,13 @@ from typing import Literal
 from fastapi import APIRouter
 
 from caesura.api.route import Route
-from caesura.api.state import CallerDependency, Limit, OwnStore, QueryText
+from caesura.api.state import CallerDependency, Limit, QueryText, ServerDependency
 from caesura.schema.common import PageWithIds
 from caesura.schema.permissions import CreatePermissions, DeletedPermission, PermissionObject
 from caesura.store.permissions import Permission
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/fine_tuning/checkpoints", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/checkpoints", route_class=Route)
 
 MAX_PAGE = 100
 _SHARE = "share a checkpoint"
@@ -22,24 +22,24 @@ _SHARE = "share a checkpoint"
 
 @router.post("/{checkpoint:path}/permissions")
 def create(
-    checkpoint: str, body: CreatePermissions, store: OwnStore, caller: CallerDependency
+    checkpoint: str, body: CreatePermissions, server: ServerDependency, caller: CallerDependency
 ) -> PageWithIds[PermissionObject]:
-    model = store.models.get(checkpoint)
+    model = server.store.models.get(checkpoint)
     caller.require(Role.OWNER, _SHARE)
-    return _to_page(store.permissions.create(model.name, body.project_ids, caller.organization), has_more=False)
+    return _to_page(server.store.permissions.create(model.name, body.project_ids, caller.organization), has_more=False)
 
 
 @router.get("/{checkpoint:path}/permissions")
 def list_permissions(
     checkpoint: str,
-    store: OwnStore,
+    server: ServerDependency,
     project_id: QueryText = None,
     after: QueryText = None,
     limit: Limit = 10,
     order: Literal["asc", "desc", "ascending", "descending"] = "descending",
 ) -> PageWithIds[PermissionObject]:
-    permissions, has_more = store.permissions.list(
-        store.models.get(checkpoint).name,
+    permissions, has_more = server.store.permissions.list(
+        server.store.models.get(checkpoint).name,
         project=project_id,
         after=after,
         limit=min(limit, MAX_PAGE),
@@ -49,10 +49,12 @@ def list_permissions(
 
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}")
-def delete(checkpoint: str, permission_id: str, store: OwnStore, caller: CallerDependency) -> DeletedPermission:
-    model = store.models.get(checkpoint)
+def delete(
+    checkpoint: str, permission_id: str, server: ServerDependency, caller: CallerDependency
+) -> DeletedPermission:
+    model = server.store.models.get(checkpoint)
     caller.require(Role.OWNER, _SHARE)
-    store.permissions.delete(model.name, permission_id)
+    server.store.permissions.delete(model.name, permission_id)
     return DeletedPermission(id=permission_id)
 
 

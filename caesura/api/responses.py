@@ -43,7 +43,7 @@ from caesura.schema.responses import (
 )
 from caesura.store.responses import StoredResponse
 
-router = APIRouter(prefix="/responses", route_class=Route)
+router = APIRouter(prefix="/v1/responses", route_class=Route)
 
 MAX_ITEMS_PAGE = 100
 _TOOLS = Form("tools", "tool_choice", "tools[{}].name", "tool_choice.name")

@@ -11,7 +11,7 @@ from caesura.api.state import Limit, QueryText, ServerDependency
 from caesura.schema.common import PageWithIds
 from caesura.schema.rollouts import Rollout
 
-router = APIRouter(prefix="/fine_tuning/jobs", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 MAX_PAGE = 100
 #: What the database takes for a step.

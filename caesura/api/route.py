@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 Endpoint = Callable[..., Any]
 Dependency = Callable[[Request], Coroutine[Any, Any, Any]]
@@ -27,19 +28,20 @@ class Route(APIRoute):
 
     def __init__(self, path: str, endpoint: Endpoint, **given: Any) -> None:
         super().__init__(path, endpoint if inspect.iscoroutinefunction(endpoint) else _in_thread(endpoint), **given)
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         dependencies = _find_dependencies(self.endpoint, set(self.param_convertors))
-        if dependencies is None:
-            return super().get_route_handler()
-        endpoint = self.endpoint
+        if dependencies is not None:
+            self.app = _call_directly(self.endpoint, dependencies)
 
-        async def answer(request: Request) -> Response:
-            given = {name: await dependency(request) for name, dependency in dependencies.items()}
-            value: BaseModel = await endpoint(**request.path_params, **given)
-            return Response(value.model_dump_json(by_alias=True), media_type="application/json")
 
-        return answer
+def _call_directly(endpoint: Endpoint, dependencies: dict[str, Dependency]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        given = {name: await dependency(request) for name, dependency in dependencies.items()}
+        value: BaseModel = await endpoint(**request.path_params, **given)
+        response = Response(value.model_dump_json(by_alias=True), media_type="application/json")
+        await response(scope, receive, send)
+
+    return app
 
 
 def _in_thread(endpoint: Endpoint) -> Endpoint:

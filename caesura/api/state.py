@@ -48,14 +48,18 @@ class Server:
     def organization(self) -> str:
         return self.settings.organization if self.caller is None else self.caller.organization
 
+    @property
+    def project(self) -> str:
+        """Where what is made belongs."""
+        return FIRST_PROJECT if self.caller is None else self.caller.project
+
     def resolve_model(self, name: str) -> str | Model | None:
         """What answers chat under `name`: a base model's name, or a tuned model; None if nothing does."""
         return self.settings.resolve_base(name) or self.store.models.find(name)
 
     def find_judge(self, name: str) -> Judge | None:
         """The judge of that name: the settings', else a model that answers chat."""
-        project = FIRST_PROJECT if self.caller is None else self.caller.project
-        return find_judge(self.settings, name, own_project=None if self.resolve_model(name) is None else project)
+        return find_judge(self.settings, name, own_project=None if self.resolve_model(name) is None else self.project)
 
 
 # Functions of the request, which `route` can call by itself, and `async` though they wait for nothing: the framework
@@ -74,32 +78,28 @@ CallerDependency = Annotated[Caller, Depends(_get_caller)]
 AnyServer = Annotated[Server, Depends(_get_any_server)]
 
 
+def _own_server(request: Request) -> Server:
+    state = request.scope["state"]
+    return cast(Server, request.app.state.server).of(state["caller"])
+
+
 async def _get_server(request: Request) -> Server:
-    return (await _get_any_server(request)).of(await _get_caller(request))
+    return _own_server(request)
 
 
-#: As the caller sees it.
+#: As the caller sees it: its store has what is the caller's project's, and nothing else exists in it.
 ServerDependency = Annotated[Server, Depends(_get_server)]
 
 
-async def _get_tools(request: Request) -> Tools:
-    tools = cast(Tools, request.app.state.grader_tools)
-    return replace(tools, find_judge=(await _get_server(request)).find_judge)
+def tools_of(request: Request) -> Tools:
+    """What the graders of a request work with."""
+    return replace(cast(Tools, request.app.state.grader_tools), find_judge=_own_server(request).find_judge)
 
 
 def _absent_if_empty(value: str | None) -> str | None:
     return value or None
 
 
-GraderTools = Annotated[Tools, Depends(_get_tools)]
-
-
-async def _get_store(request: Request) -> Store:
-    return (await _get_server(request)).store
-
-
-#: What is the caller's project's; nothing else exists in it.
-OwnStore = Annotated[Store, Depends(_get_store)]
 Limit = Annotated[int, Query(ge=1)]
 #: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
 QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]

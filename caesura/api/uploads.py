@@ -16,7 +16,7 @@ from caesura.api import files
 from caesura.api.explain import quote
 from caesura.api.multipart import in_threads, receive_upload
 from caesura.api.route import Route
-from caesura.api.state import CallerDependency, OwnStore, Server, ServerDependency
+from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.data.validate import HEAD_BYTES
 from caesura.errors import BlobDamaged, InvalidRequest, NotFound, TooLarge
 from caesura.ids import new_token
@@ -28,7 +28,7 @@ from caesura.store import Store
 from caesura.store.uploads import Upload, UploadPart
 from caesura.tenancy import Caller
 
-router = APIRouter(prefix="/uploads", route_class=Route)
+router = APIRouter(prefix="/v1/uploads", route_class=Route)
 
 MAX_PART_BYTES = 64 * 2**20
 #: Parts are joined by pieces of this size.
@@ -40,7 +40,7 @@ _joining: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 @router.post("")
-def create(body: CreateUpload, server: ServerDependency, caller: CallerDependency, store: OwnStore) -> UploadObject:
+def create(body: CreateUpload, server: ServerDependency, caller: CallerDependency) -> UploadObject:
     max_bytes = _max_bytes(server, caller)
     if body.bytes > max_bytes:
         raise InvalidRequest(
@@ -50,21 +50,21 @@ def create(body: CreateUpload, server: ServerDependency, caller: CallerDependenc
             code="integer_above_max_value",
         )
     life_s = find_life(body.purpose, body.expires_after)
-    return _to_wire(store.uploads.create(body.bytes, body.filename, body.purpose, body.mime_type, life_s))
+    return _to_wire(server.store.uploads.create(body.bytes, body.filename, body.purpose, body.mime_type, life_s))
 
 
 @router.post("/{upload_id}/parts")
 async def add_part(
-    upload_id: str, request: Request, server: ServerDependency, caller: CallerDependency, store: OwnStore
+    upload_id: str, request: Request, server: ServerDependency, caller: CallerDependency
 ) -> UploadPartObject:
-    await run_in_threadpool(store.uploads.get_pending, upload_id)  # before anything is read
+    await run_in_threadpool(server.store.uploads.get_pending, upload_id)  # before anything is read
     writer = server.storage.writer(f"parts/{new_token()}")
     received = await receive_upload(request, writer, MAX_PART_BYTES, field="data")
     try:
         _refuse_fields(received.fields)
         # Clients send a part again when they did not hear that it came: so there is room for each twice.
         max_bytes = 2 * _max_bytes(server, caller)
-        part = await run_in_threadpool(store.uploads.add_part, upload_id, received.blob, max_bytes)
+        part = await run_in_threadpool(server.store.uploads.add_part, upload_id, received.blob, max_bytes)
     except _REFUSED:
         await run_in_threadpool(server.storage.delete, received.blob.key)
         raise
@@ -72,13 +72,13 @@ async def add_part(
 
 
 @router.post("/{upload_id}/complete")
-async def complete(upload_id: str, body: CompleteUpload, server: ServerDependency, store: OwnStore) -> UploadObject:
+async def complete(upload_id: str, body: CompleteUpload, server: ServerDependency) -> UploadObject:
     async with _joining.setdefault(upload_id, asyncio.Lock()):
-        upload, parts = await run_in_threadpool(_find_parts, store, upload_id, body.part_ids)
+        upload, parts = await run_in_threadpool(_find_parts, server.store, upload_id, body.part_ids)
         files.check_content(upload.purpose, await run_in_threadpool(_read_head, server.storage, parts), param=None)
         blob = await _join(server.storage, parts, body.md5)
         try:
-            upload, file = await run_in_threadpool(store.uploads.complete, upload_id, blob)
+            upload, file = await run_in_threadpool(server.store.uploads.complete, upload_id, blob)
         except _REFUSED:
             await run_in_threadpool(server.storage.delete, blob.key)
             raise
@@ -86,8 +86,8 @@ async def complete(upload_id: str, body: CompleteUpload, server: ServerDependenc
 
 
 @router.post("/{upload_id}/cancel")
-def cancel(upload_id: str, store: OwnStore) -> UploadObject:
-    return _to_wire(store.uploads.cancel(upload_id))
+def cancel(upload_id: str, server: ServerDependency) -> UploadObject:
+    return _to_wire(server.store.uploads.cancel(upload_id))
 
 
 def _refuse_fields(fields: dict[str, str]) -> None:

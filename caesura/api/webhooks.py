@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from caesura.api.route import Route
-from caesura.api.state import CallerDependency, OwnStore, Server, ServerDependency
+from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.errors import InvalidRequest
 from caesura.graders.outbound import WEBHOOKS, OutboundRefused, check_url
 from caesura.schema.common import PageWithIds
@@ -23,49 +23,48 @@ from caesura.schema.webhooks import (
 from caesura.store.webhooks import WebhookEndpoint
 from caesura.tenancy import Role
 
-router = APIRouter(prefix="/dashboard/webhook_endpoints", route_class=Route)
+router = APIRouter(prefix="/v1/dashboard/webhook_endpoints", route_class=Route)
 
 _CHANGE = "change where events are sent"
 
 
 @router.post("")
-def create(
-    body: CreateWebhookEndpoint, server: ServerDependency, store: OwnStore, caller: CallerDependency
-) -> NewWebhookEndpoint:
+def create(body: CreateWebhookEndpoint, server: ServerDependency, caller: CallerDependency) -> NewWebhookEndpoint:
     caller.require(Role.OWNER, _CHANGE)
     _check(server, body.url, body.event_types)
-    endpoint = store.webhooks.create(body.name, body.url, body.event_types)
+    endpoint = server.store.webhooks.create(body.name, body.url, body.event_types)
     return NewWebhookEndpoint(**_fields(endpoint), signing_secret=endpoint.secret)
 
 
 @router.get("")
-def list_endpoints(store: OwnStore) -> PageWithIds[WebhookEndpointObject]:
+def list_endpoints(server: ServerDependency) -> PageWithIds[WebhookEndpointObject]:
     """All of them: there are never many."""
-    data = [WebhookEndpointObject(**_fields(endpoint)) for endpoint in store.webhooks.list()]
+    data = [WebhookEndpointObject(**_fields(endpoint)) for endpoint in server.store.webhooks.list()]
     ids = [endpoint.id for endpoint in data] or [None]
     return PageWithIds(data=data, has_more=False, first_id=ids[0], last_id=ids[-1])
 
 
 @router.get("/{endpoint_id}")
-def retrieve(endpoint_id: str, store: OwnStore) -> WebhookEndpointObject:
-    return WebhookEndpointObject(**_fields(store.webhooks.get(endpoint_id)))
+def retrieve(endpoint_id: str, server: ServerDependency) -> WebhookEndpointObject:
+    return WebhookEndpointObject(**_fields(server.store.webhooks.get(endpoint_id)))
 
 
 @router.post("/{endpoint_id}")
 def update(
-    endpoint_id: str, body: UpdateWebhookEndpoint, server: ServerDependency, store: OwnStore, caller: CallerDependency
+    endpoint_id: str, body: UpdateWebhookEndpoint, server: ServerDependency, caller: CallerDependency
 ) -> WebhookEndpointObject:
-    endpoint = store.webhooks.get(endpoint_id)
+    endpoint = server.store.webhooks.get(endpoint_id)
     caller.require(Role.OWNER, _CHANGE)
     _check(server, body.url or endpoint.url, body.event_types or ())
-    return WebhookEndpointObject(**_fields(store.webhooks.update(endpoint_id, **body.model_dump(exclude_none=True))))
+    updated = server.store.webhooks.update(endpoint_id, **body.model_dump(exclude_none=True))
+    return WebhookEndpointObject(**_fields(updated))
 
 
 @router.delete("/{endpoint_id}")
-def delete(endpoint_id: str, store: OwnStore, caller: CallerDependency) -> DeletedWebhookEndpoint:
-    store.webhooks.get(endpoint_id)
+def delete(endpoint_id: str, server: ServerDependency, caller: CallerDependency) -> DeletedWebhookEndpoint:
+    server.store.webhooks.get(endpoint_id)
     caller.require(Role.OWNER, _CHANGE)
-    store.webhooks.delete(endpoint_id)
+    server.store.webhooks.delete(endpoint_id)
     return DeletedWebhookEndpoint(id=endpoint_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, FromClause, RowMapping, insert, select, true, update
@@ -32,6 +32,7 @@ from caesura.store.announcing import announce
 
 _JOB_FIELDS = Job.__dataclass_fields__
 _UPDATE = update(tables.jobs).returning(*tables.jobs.c)
+_INSERT_EVENT = insert(tables.events)
 _NO_LEASE: dict[str, Any] = dict.fromkeys(("worker", "lease_token", "lease_expires_at", "estimated_finish"))
 
 
@@ -91,10 +92,8 @@ def move_many(
 def tell_each(connection: Connection, job_ids: Collection[str], telling: Telling) -> None:
     """`tell` the same of all these jobs. What may be told only once is not for this."""
     assert telling.key is None
-    values = {"created_at": now(), **asdict(telling)}
     if job_ids:
-        rows = [{"id": new_id("ftevent-"), "job_id": job_id, **values} for job_id in job_ids]
-        connection.execute(insert(tables.events), rows)
+        connection.execute(_INSERT_EVENT, [_to_row(telling, job_id) for job_id in job_ids])
 
 
 def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
@@ -104,13 +103,14 @@ def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
     if keys:
         query = select(tables.events.c.key).where(tables.events.c.job_id == job_id, tables.events.c.key.in_(keys))
         told = set(connection.execute(query).scalars())
-    rows = [
-        {"id": new_id("ftevent-"), "job_id": job_id, "created_at": now(), **asdict(telling)}
-        for telling in tellings
-        if telling.key is None or telling.key not in told
-    ]
+    rows = [_to_row(telling, job_id) for telling in tellings if telling.key is None or telling.key not in told]
     if rows:
-        connection.execute(insert(tables.events), rows)
+        connection.execute(_INSERT_EVENT, rows)
+
+
+def _to_row(telling: Telling, job_id: str) -> dict[str, Any]:
+    told = {name: getattr(telling, name) for name in Telling.__slots__}
+    return {"id": new_id("ftevent-"), "job_id": job_id, "created_at": now(), **told}
 
 
 def to_artifact(value: dict[str, Any]) -> Artifact:
