@@ -14,6 +14,10 @@ from sqlalchemy.exc import OperationalError
 from caesura.errors import DatabaseUnavailable
 
 
+#: Of the database's pages, in memory: what is asked for often is not read anew each time.
+CACHE_KIB = 32 * 1024
+
+
 class Asking:
     """The one connection that all of them go by, opened at the first. An answer takes some microseconds: they queue."""
 
@@ -27,6 +31,7 @@ class Asking:
         with told_as_unavailable(), self._turn:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
+                self._connection.driver_connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             driver: Any = self._connection.driver_connection
             return driver.execute(text, parameters).fetchone()
 
