@@ -17,6 +17,8 @@ from caesura.storage import Blob, BlobWriter
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 32
+#: Of a file, before a thread writes it: the way to a thread and back takes as long as to write 64 KiB.
+PIECE_BYTES = 2**20
 
 
 @dataclass(slots=True)
@@ -133,12 +135,17 @@ async def in_threads(writer: BlobWriter) -> AsyncGenerator[None, None]:
 
 async def _chunks(request: Request, parser: MultipartParser, form: _Form) -> AsyncIterator[bytes]:
     """What has come of the file, piece by piece."""
+    num_bytes = 0
     async for chunk in request.stream():
         with _telling_faults():
             parser.write(chunk)
-        if form.file_data:
+        num_bytes += len(chunk)
+        if num_bytes >= PIECE_BYTES and form.file_data:
             yield b"".join(form.file_data)
             form.file_data.clear()
+            num_bytes = 0
+    if form.file_data:
+        yield b"".join(form.file_data)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from sqlalchemy.exc import OperationalError
 
 from caesura.errors import DatabaseUnavailable
 
-
 #: Of the database's pages, in memory: what is asked for often is not read anew each time.
 CACHE_KIB = 32 * 1024
 
@@ -31,7 +30,7 @@ class Asking:
         with told_as_unavailable(), self._turn:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
-                self._connection.driver_connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+                self._connection.cursor().execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             driver: Any = self._connection.driver_connection
             return driver.execute(text, parameters).fetchone()
 
