@@ -99,7 +99,7 @@ def endpoints() -> list[str]:
     for name in (module.name for module in pkgutil.iter_modules(caesura.api.__path__)):
         module = importlib.import_module(f"caesura.api.{name}")
         routes: list[APIRoute] = module.router.routes if hasattr(module, "router") else []
-        found += [f"{method} /v1{route.path.replace(':path}', '}')}" for route in routes for method in route.methods]
+        found += [f"{method} {route.path.replace(':path}', '}')}" for route in routes for method in route.methods]
     return sorted(found)
 
 
