@@ -69,7 +69,7 @@ class FirstKey:
 
 def build_server(settings: Settings) -> Server:
     """Open what the server works with. Nothing runs yet."""
-    store = open_store(settings.data_dir)
+    store = open_store(settings.data_dir, settings.secret_database_url)
     store.keys.adopt(settings.organization)
     store.webhooks.configure(read_webhooks(settings.webhooks))
     blobs = settings.data_dir / "blobs"

@@ -29,7 +29,7 @@ from caesura.errors import CaesuraError, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
 from caesura.protocol import BoundedHttpProtocol
-from caesura.settings import Settings, default_config, load_settings
+from caesura.settings import SECRETS, Settings, default_config, load_settings
 
 cli = typer.Typer(
     name="caesura",
@@ -80,7 +80,7 @@ def _flag(name: str) -> inspect.Parameter:
         flag = f"{flag}/--no-{flag[2:]}"
     option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
     options = [part for part in get_args(kind) if part is not NoneType]
-    if name == "api_key" or (options and isinstance(options[0], str)):
+    if name in SECRETS or (options and isinstance(options[0], str)):
         kind = str
     elif options and get_origin(kind) is not None:
         kind = options[0]

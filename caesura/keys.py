@@ -97,7 +97,7 @@ def revoke(
 @contextmanager
 def _opened(config: Path | None, data_dir: Path | None) -> Generator[tuple[Settings, Store], None, None]:
     settings = load_settings(config or default_config(), {"data_dir": data_dir})
-    store = open_store(settings.data_dir)
+    store = open_store(settings.data_dir, settings.secret_database_url)
     try:
         store.keys.adopt(settings.organization)
         yield settings, store

@@ -20,6 +20,8 @@ from caesura.errors import SettingsInvalid
 from caesura.schema.webhooks import ENDS, EventType
 
 ENV_PREFIX = "CAESURA_"
+#: Settings whose value no message names.
+SECRETS = frozenset({"api_key", "database_url"})
 EMBEDDED_BASE = "caesura-tiny"
 EMBEDDED_BASE_PATH = Path(__file__).parent / "assets" / EMBEDDED_BASE
 
@@ -100,6 +102,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(
         default=Path.home() / ".caesura", description="Folder of the database, the files and the models."
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="A PostgreSQL database, postgresql://user:password@host/name; default: a file in the data folder.",
     )
     api_key: SecretStr | None = Field(
         default=None, description="The first API key; default: one is made and kept in the data folder."
@@ -252,12 +258,18 @@ class Settings(BaseSettings):
         target = (_openai_aliases() | self.aliases).get(name)
         return target if target in bases else None
 
+    @property
+    def secret_database_url(self) -> str | None:
+        return None if self.database_url is None else self.database_url.get_secret_value()
+
     def to_environment(self) -> dict[str, str]:
         """The environment that gives a child process these very settings."""
         environment: dict[str, str] = {}
         for name, value in self.model_dump(mode="json", exclude_none=True).items():
             if name == "api_key":
                 continue
+            if name == "database_url":
+                value = self.secret_database_url
             text = value if isinstance(value, str) else json.dumps(value)
             environment[ENV_PREFIX + name.upper()] = text
         return environment
@@ -293,6 +305,6 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
 def _explain(location: tuple[int | str, ...], message: str, given: Any) -> str:
     """A problem in words. What was given is not shown where it is a secret, or all of the settings."""
     path = ".".join(str(part) for part in location)
-    if not path or "api_key" in location:
+    if not path or SECRETS & set(location):
         return f"{path or 'together'}: {message}"
     return f"{path}: {message} (got {given!r})"

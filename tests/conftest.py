@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from caesura.settings import EMBEDDED_BASE_PATH
+from tests.postgres import ABSENT, PostgresServer, find_binaries, running_postgres
 
 #: Where tests are run by several processes, those of a file stay together, and so do these, each group one after the
 #: other: attacks on a sandbox count the processes of a user, and whole servers need what cores there are.
@@ -33,6 +34,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for as long as the tests run; without its programs, those that need it are skipped and say so."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip(ABSENT)
+    with running_postgres(binaries) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """The same test over both databases; None: the file in the data folder."""
+    if request.param == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture(scope="session")

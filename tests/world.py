@@ -40,7 +40,7 @@ class Outcome:
 class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store: Store = open_store(settings.data_dir)
+        self.store: Store = open_store(settings.data_dir, settings.secret_database_url)
         self.storage = LocalStorage(settings.data_dir / "blobs")
 
     def upload(self, rows: list[dict[str, Any]] | bytes) -> str:

@@ -163,7 +163,9 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
 
 @router.get("/{job_id}")
 async def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
-    return to_wire(server.store.jobs.get(job_id), server)
+    get = server.store.jobs.get
+    job = get(job_id) if server.store.database.is_at_hand else await run_in_threadpool(get, job_id)
+    return to_wire(job, server)
 
 
 @router.post("/{job_id}/cancel")

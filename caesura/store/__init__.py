@@ -1,6 +1,6 @@
 """What the server knows, in SQL. A status changes in one conditional UPDATE, with its event, in one transaction.
 
-One implementation over SQLAlchemy Core serves every dialect, so the classes here are themselves the contract:
+One implementation over SQLAlchemy Core serves every dialect (`Database`), so the classes here are the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
 `.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys`,
 `.idempotency` (what was answered to whom) and `.webhooks`.
@@ -18,9 +18,11 @@ from caesura.store.jobs import Jobs
 from caesura.store.keys import Keys
 from caesura.store.models import Models
 from caesura.store.permissions import Permissions
+from caesura.store.postgres import PostgresDatabase
 from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
 from caesura.store.rollouts import Rollouts
+from caesura.store.sqlite import SqliteDatabase
 from caesura.store.uploads import Uploads
 from caesura.store.webhooks import Webhooks
 
@@ -56,10 +58,12 @@ class Store:
         self.database.close()
 
 
-def open_store(data_dir: Path) -> Store:
-    """The store in `data_dir`, its tables made or brought up to date."""
+def open_store(data_dir: Path, url: str | None = None) -> Store:
+    """The store in the PostgreSQL database at `url`, else in a file in `data_dir`; its tables made or brought up to
+    date. Raises SettingsInvalid for a URL that is none.
+    """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(f"sqlite:///{data_dir / 'caesura.db'}")
+    database = SqliteDatabase(data_dir / "caesura.db") if url is None else PostgresDatabase(url)
     database.migrate()
     return Store(database)
 

@@ -17,6 +17,8 @@ def announce(connection: Connection, job_id: str, project: str, event_type: str)
     """Have every endpoint that wants events of this type told what has become of the job."""
     wants = (_ENDPOINTS.project == project) | _ENDPOINTS.project.is_(None)
     query = select(_ENDPOINTS.id, _ENDPOINTS.event_types).where(wants)
+    # None of them is deleted before the deliveries to it are there.
+    query = query.with_for_update(read=True, key_share=True)
     endpoints = [id_ for id_, event_types in connection.execute(query) if event_type in event_types]
     if not endpoints:
         return

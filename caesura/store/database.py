@@ -1,26 +1,24 @@
-"""Connections and transactions. Nothing else in the package knows the dialect."""
+"""The contract of a database: connections and transactions. Only `sqlite` and `postgres`, which keep it, know more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import json
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Select, create_engine, event
+from sqlalchemy import Connection, Select
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from caesura.store.prepared import Asking, Prepared, told_as_unavailable
-from caesura.store.writers import WRITES, Writers
+from caesura.errors import DatabaseUnavailable, InvalidRequest
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-#: How long a write waits for another process's transaction before it fails, seconds.
-BUSY_TIMEOUT_S = 60
-#: The log is moved into the database by the scheduler (`checkpoint`), or at this length by whoever commits: 64 MiB.
-MAX_LOG_PAGES = 16_384
-
 
 #: What every write transaction of this context also writes, last.
 _also: ContextVar[Callable[[Connection], None] | None] = ContextVar("_also", default=None)
@@ -36,72 +34,98 @@ def also_write(write: Callable[[Connection], None]) -> Generator[None, None, Non
         _also.reset(token)
 
 
-class Database:
+def write_also(connection: Connection) -> None:
+    """For every `Database.write`, at its end."""
+    also = _also.get()
+    if also is not None:
+        also(connection)
+
+
+class Query(Protocol):
+    """A query of one row, prepared. May be called from any thread."""
+
+    def __call__(self, **parameters: str | int) -> Mapping[str, Any] | None:
+        """The row: column → value. Raises DatabaseUnavailable."""
+        ...
+
+
+class Database(Protocol):
     """A SQL database. `read()` and `write()` may be used from any thread."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._engine = create_engine(url)
-        self._writers = Writers(self._engine)
-        self._asking = Asking(self._engine)
-        _listen(self._engine)
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether a prepared query takes some microseconds, so that an event loop may wait for it."""
+        ...
 
     def migrate(self) -> None:
         """Bring the tables up to date; nothing happens when they are."""
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
-        with self.write() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        ...
 
-    @contextmanager
-    def read(self) -> Generator[Connection, None, None]:
+    def read(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database throughout. Raises DatabaseUnavailable."""
-        with told_as_unavailable(), self._engine.connect() as connection:
-            yield connection
+        ...
 
-    @contextmanager
-    def write(self) -> Generator[Connection, None, None]:
-        """A transaction that is committed when the block ends, undone when it raises. Raises DatabaseUnavailable."""
-        with told_as_unavailable(), self._writers.write() as connection:
-            yield connection
-            also = _also.get()
-            if also is not None:
-                also(connection)
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that is committed when the block ends, undone when it raises.
 
-    def prepare(self, query: Select[Any]) -> Prepared:
+        Others may write at the same time: what it builds on it takes first (a conditional UPDATE, `with_for_update`,
+        `alone`). Raises DatabaseUnavailable.
+        """
+        ...
+
+    def alone(self, connection: Connection, name: str) -> None:
+        """Wait until no other write transaction is alone with `name`; then none will be until this one has ended."""
+        ...
+
+    def prepare(self, query: Select[Any]) -> Query:
         """The query of one row, for what is asked most often."""
-        return Prepared(self._asking, query, self._engine.dialect)
+        ...
 
     def checkpoint(self) -> None:
-        """Move what was written from the log into the database proper, while others go on reading and writing.
+        """Tidy up what else somebody's commit would have to; called every few seconds."""
+        ...
 
-        Left to itself the database does it within somebody's commit, who waits for it.
-        """
-        with told_as_unavailable(), self._engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-    def close(self) -> None:
-        self._asking.close()
-        self._engine.dispose()
+    def close(self) -> None: ...
 
 
-def _listen(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        # The driver's own idea of when a transaction begins is late: a read, then a write that finds the row changed.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        # FULL: a commit that was answered survives a power cut.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={MAX_LOG_PAGES}")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+def migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
-        writes = connection.get_execution_options().get(WRITES, False)
-        # By the driver's own connection: to go through all the layers takes longer than most reads.
-        driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+def to_json(value: Any) -> str:
+    """As JSON columns are written: a number that JSON has no word for (NaN, an infinity) is null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in cast(dict[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in cast(list[Any], value)]
+    return value
+
+
+@contextmanager
+def telling_faults(*faults: type[Exception]) -> Generator[None, None, None]:
+    """Tell the database's own faults, and `faults` of its driver, in our words."""
+    try:
+        yield
+    except DataError as error:
+        raise InvalidRequest(
+            "A text of this request has a character that cannot be kept (NUL), or a number is too large. Send it "
+            "without."
+        ) from error
+    except (OperationalError, PoolTimeout, *faults) as error:
+        raise DatabaseUnavailable from error
+    except DBAPIError as error:
+        if error.connection_invalidated:  # the server has closed it
+            raise DatabaseUnavailable from error
+        raise

@@ -60,6 +60,7 @@ class IdempotencyKeys:
         old = _KEYS.created_at < time.time() - KEY_LIFE_S
         unwritten = _KEYS.status.is_(None) & _KEYS.written.is_(False)
         with self._database.write() as connection:
+            self._database.alone(connection, f"idempotency key {self._project} {key}")
             connection.execute(delete(tables.idempotency_keys).where(self._is(key), old | unwritten))
             known = connection.execute(select(tables.idempotency_keys).where(self._is(key))).mappings().one_or_none()
             if known is None:

@@ -16,7 +16,19 @@ from caesura.store import tables
 from caesura.store.announcing import announce
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
-from caesura.store.rows import Telling, move, move_many, now, tell, tell_each, to_event, to_job, to_state, within
+from caesura.store.rows import (
+    Telling,
+    hold_job,
+    move,
+    move_many,
+    now,
+    tell,
+    tell_each,
+    to_event,
+    to_job,
+    to_state,
+    within,
+)
 
 _JOBS = tables.jobs.c
 #: The query that is made most often: put together once, its parameters come with each execution.
@@ -176,6 +188,7 @@ class Jobs:
         Pausing a paused or pausing job changes nothing and is no fault.
         """
         with self._database.write() as connection:
+            hold_job(connection, job_id)
             job = move(connection, job_id, Status.PAUSING, self._own)
             if job is not None:
                 tell(connection, job_id, Telling(Told.PAUSING))
@@ -193,6 +206,7 @@ class Jobs:
     def resume(self, job_id: str) -> Job:
         """Put a paused job back in the queue; take back a pause that is still under way."""
         with self._database.write() as connection:
+            hold_job(connection, job_id)
             paused, validated = self._own & (_JOBS.status == Status.PAUSED), _JOBS.validated_at.is_not(None)
             job = (
                 move(connection, job_id, Status.RUNNING, self._own, _JOBS.status == Status.PAUSING)

@@ -57,6 +57,7 @@ class Keys:
         """A new key, and its text, which nothing can tell again. A project that is new is made."""
         text = new_api_key()
         with self._database.write() as connection:
+            self._database.alone(connection, "projects")
             values = {
                 "id": new_id("key_"),
                 "created_at": now(),
@@ -114,6 +115,7 @@ class Keys:
             return  # the usual case takes no write transaction
         others = select(_PROJECTS.id).where(_PROJECTS.organization == organization, _PROJECTS.name == FIRST_NAME)
         with self._database.write() as connection:
+            self._database.alone(connection, "projects")
             if connection.execute(others).first() is not None:
                 raise SettingsInvalid(
                     f"The setting 'organization' is '{organization}', which has a project '{FIRST_NAME}' of its own "

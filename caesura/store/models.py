@@ -85,7 +85,7 @@ class Models:
         query = (
             select(tables.models)
             .where(_MODELS.job_id == job_id, _reward().is_not(None), _MODELS.deleted_at.is_(None))
-            .order_by(_reward().desc(), _MODELS.step.desc())
+            .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
             .limit(1)
         )
         with self._database.read() as connection:
@@ -162,7 +162,7 @@ def _prune(connection: Connection, job_id: str) -> None:
     validated = (
         select(_MODELS.seq)
         .where(_MODELS.job_id == job_id, _MODELS.reason == Reason.VALIDATION, _MODELS.deleted_at.is_(None))
-        .order_by(_reward().desc(), _MODELS.step.desc())
+        .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
         .offset(NUM_BEST_CHECKPOINTS)
     )
     surplus = [*connection.execute(of_epochs).scalars(), *connection.execute(validated).scalars()]

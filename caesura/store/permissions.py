@@ -42,6 +42,7 @@ class Permissions:
         known = select(ids).where(ids.in_(projects), tables.projects.c.organization == organization)
         live = (_PERMISSIONS.checkpoint == checkpoint, _PERMISSIONS.deleted_at.is_(None))
         with self._database.write() as connection:
+            self._database.alone(connection, f"permissions {checkpoint}")
             missing = set(projects) - set(connection.execute(known).scalars())
             if missing:
                 name = next(project for project in projects if project in missing)

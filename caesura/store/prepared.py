@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Dialect, Engine, PoolProxiedConnection, Select
-from sqlalchemy.exc import OperationalError
 
-from caesura.errors import DatabaseUnavailable
+from caesura.store.database import telling_faults
 
 #: Of the database's pages, in memory: what is asked for often is not read anew each time.
 CACHE_KIB = 32 * 1024
@@ -27,7 +24,7 @@ class Asking:
 
     def ask(self, text: str, parameters: list[Any]) -> tuple[Any, ...] | None:
         """The row. Raises DatabaseUnavailable."""
-        with told_as_unavailable(), self._turn:
+        with telling_faults(sqlite3.OperationalError), self._turn:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
                 self._connection.cursor().execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -66,11 +63,3 @@ class Prepared:
             return None
         columns = zip(self._columns, row, strict=True)
         return {name: value if read is None else read(value) for (name, read), value in columns}
-
-
-@contextmanager
-def told_as_unavailable() -> Generator[None, None, None]:
-    try:
-        yield
-    except (OperationalError, sqlite3.OperationalError) as error:
-        raise DatabaseUnavailable from error

@@ -87,7 +87,9 @@ class Recovery:
 
 def _mend(connection: Connection, gone: ColumnElement[bool], cause: str) -> None:
     active = _JOBS.status.in_((Status.RUNNING, Status.PAUSING))
-    for row in connection.execute(select(tables.jobs).where(active, gone)).mappings().all():
+    # Taken, and looked at again when somebody else had them: another server mends the same jobs.
+    lost = select(tables.jobs).where(active, gone).order_by(_JOBS.seq).with_for_update()
+    for row in connection.execute(lost).mappings().all():
         job = to_job(row)
         if job.status is Status.PAUSING:
             _pause(connection, job)

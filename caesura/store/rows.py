@@ -57,6 +57,11 @@ class Telling:
     key: str | None = None
 
 
+def hold_job(connection: Connection, job_id: str) -> None:
+    """Have the job's row change by nobody else until this transaction ends: for what takes more than one statement."""
+    connection.execute(select(tables.jobs.c.seq).where(tables.jobs.c.id == job_id).with_for_update())
+
+
 def move(
     connection: Connection, job_id: str, to: Status, *conditions: ColumnElement[bool], **values: Any
 ) -> Job | None:

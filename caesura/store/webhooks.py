@@ -62,6 +62,7 @@ class Webhooks:
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         endpoint = WebhookEndpoint(new_id("we_"), now(), name, url, list(event_types), secret)
         with self._database.write() as connection:
+            self._database.alone(connection, "webhook endpoints")
             if len(connection.execute(select(_ENDPOINTS.seq).where(self._own)).all()) >= MAX_ENDPOINTS:
                 raise InvalidRequest(
                     f"The project has {MAX_ENDPOINTS} webhook endpoints, and can have no more. Delete one first."
@@ -100,6 +101,7 @@ class Webhooks:
         every_project = _ENDPOINTS.project.is_(None)
         query = select(tables.webhook_endpoints).where(every_project)
         with self._database.write() as connection:
+            self._database.alone(connection, "webhook endpoints")
             present = {row["id"]: _to_endpoint(row) for row in connection.execute(query).mappings()}
             wanted = {endpoint.id: endpoint for endpoint in endpoints}
             surplus = [known for known in present if known not in wanted]
@@ -123,7 +125,7 @@ class Webhooks:
             if connection.execute(first.limit(1)).first() is None:
                 return []  # the usual case takes no write transaction
         with self._database.write() as connection:
-            seqs = list(connection.execute(first).scalars())
+            seqs = list(connection.execute(first.with_for_update(skip_locked=True)).scalars())
             connection.execute(
                 update(tables.webhook_deliveries).where(_DELIVERIES.seq.in_(seqs)).values(due_at=at + hold_s)
             )

@@ -32,7 +32,7 @@ def main() -> None:
         parser.error("name a job, or give --spare")
     settings = load_settings(None, {})
     configure(settings.log_level, arguments.name)
-    store = open_store(settings.data_dir)
+    store = open_store(settings.data_dir, settings.secret_database_url)
     job_id = arguments.job or _wait_for_job(settings)
     if job_id:
         storage = LocalStorage(settings.data_dir / "blobs")

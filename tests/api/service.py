@@ -247,7 +247,7 @@ def build_service(
     http: httpx.Client,
     sandbox_level: Level | None = None,
 ) -> Service:
-    store = open_store(settings.data_dir)
+    store = open_store(settings.data_dir, settings.secret_database_url)
     store.keys.adopt(settings.organization)
     storage = LocalStorage(settings.data_dir / "blobs")
     executor, engine = ExecutorDouble(), EngineDouble()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +19,8 @@ from caesura.api.gate import Gate
 from caesura.api.keyring import KeyRing
 from caesura.app import build_app
 from caesura.settings import Settings
-from caesura.store.database import Database
 from caesura.store.keys import Keys
+from caesura.store.sqlite import SqliteDatabase
 from tests.api.service import KEY, HttpServer, Service, error_of
 
 
@@ -133,7 +134,7 @@ def test_a_trailing_slash_is_taken_where_something_is_posted(service: Service) -
 
 
 def front(app: ASGIApp) -> Front:
-    return Front(app, gate=Gate(KeyRing(Keys(Database("sqlite://")), {}), None), settings=Settings())
+    return Front(app, gate=Gate(KeyRing(Keys(SqliteDatabase(Path(":memory:"))), {}), None), settings=Settings())
 
 
 def run(app: Any, *received: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from tests.contract.world import make_samples
 
 TIMEOUT_S = 10.0
 #: Of each operation, for good requests and for bad ones.
-NUM_EXAMPLES = 90
+NUM_EXAMPLES = 105
 NUM_REQUESTS = 2000
 #: What would be a path of the machine, or Python's inside.
 INSIDE = re.compile(r"Traceback|/site-packages/|/(tmp|home|root)/|\\.py\\b|0x[0-9a-f]{8,}")

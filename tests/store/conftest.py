@@ -11,13 +11,27 @@ from caesura.store import Store, open_store
 from caesura.store.rows import Telling
 
 MakeJob = Callable[..., Job]
+#: For tests of what is SQLite's own.
+only_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(tmp_path)
-    yield store
-    store.close()
+def open_again(tmp_path: Path, database_url: str | None) -> Iterator[Callable[[], Store]]:
+    """Opens the test's store, each time as another server would."""
+    opened: list[Store] = []
+
+    def open_one() -> Store:
+        opened.append(open_store(tmp_path, database_url))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_again: Callable[[], Store]) -> Store:
+    return open_again()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from caesura.storage import LocalStorage
 from caesura.store import Store, tables
 from caesura.store.models import keep_model
 from caesura.store.rollouts import add_rollouts
-from tests.store.conftest import MakeJob
+from tests.store.conftest import MakeJob, only_sqlite
 from tests.test_scheduler import FakeExecutor
 
 PROJECT = "proj_default"
@@ -94,6 +94,7 @@ PAGES: dict[str, Callable[[Store, str], Any]] = {
 }
 
 
+@only_sqlite
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_found_by_an_index_and_in_order(store: Store, own: Store, make_job: MakeJob, name: str) -> None:
     job = make_job(metadata=PAIRS)
@@ -111,6 +112,7 @@ def test_a_page_is_found_by_an_index_and_in_order(store: Store, own: Store, make
     assert faults(plans) == []
 
 
+@only_sqlite
 def test_a_tick_of_the_scheduler_reads_no_more_than_it_has_room_for(
     store: Store, make_job: MakeJob, tmp_path: Path
 ) -> None:

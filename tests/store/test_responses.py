@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from caesura.errors import NotFound
-from caesura.store import Store, open_store
+from caesura.store import Store
 from caesura.store.responses import StoredResponse
 
 
@@ -29,9 +29,11 @@ def is_there(store: Store, stored: StoredResponse) -> bool:
         return False
 
 
-def test_a_response_reads_back_as_it_was_made_also_after_a_restart(tmp_path: Path, store: Store) -> None:
+def test_a_response_reads_back_as_it_was_made_also_after_a_restart(
+    store: Store, open_again: Callable[[], Store]
+) -> None:
     stored = keep(store, 1)
-    again = open_store(tmp_path)
+    again = open_again()
 
     assert store.responses.get("resp_1") == again.responses.get("resp_1") == stored
     again.close()

@@ -10,7 +10,7 @@ from sqlalchemy import event, func, select
 from caesura.errors import InvalidRequest, NotFound
 from caesura.jobs import Job, Lease
 from caesura.store import Store, tables
-from tests.store.conftest import MakeJob, step_telling
+from tests.store.conftest import MakeJob, only_sqlite, step_telling
 
 Claim = Callable[..., Lease]
 
@@ -118,6 +118,7 @@ def test_the_rollouts_of_a_step_are_one_statement_however_many(store: Store, mak
     assert len(store.rollouts.list(job.id, limit=100)[0]) == 64
 
 
+@only_sqlite
 @pytest.mark.parametrize("is_first", [True, False], ids=["first page", "behind a cursor"])
 @pytest.mark.parametrize(
     ("chosen", "found"),

@@ -3,14 +3,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 
 from caesura.errors import InvalidUploadState, NotFound, TooLarge
 from caesura.storage import Blob
-from caesura.store import Store, open_store, uploads
+from caesura.store import Store, uploads
 from caesura.store.uploads import JOIN_GRACE_S, UPLOAD_LIFE_S, Upload, UploadPart, UploadStatus
 
 JOINED = Blob("files/joined", 6, "00")
@@ -67,8 +66,8 @@ def test_a_completion_that_breaks_off_changes_nothing(store: Store, monkeypatch:
     assert store.uploads.list_parts(upload.id) == [part]
 
 
-def test_of_two_servers_that_complete_an_upload_at_once_one_does(tmp_path: Path, store: Store) -> None:
-    other = open_store(tmp_path)
+def test_of_two_servers_that_complete_an_upload_at_once_one_does(store: Store, open_again: Callable[[], Store]) -> None:
+    other = open_again()
     for _ in range(5):
         upload = create(store)
         both = Barrier(2)

@@ -9,20 +9,21 @@ import pytest
 from sqlalchemy import event
 
 from caesura.errors import DatabaseUnavailable
-from caesura.store.database import Database, also_write
+from caesura.store.database import also_write
+from caesura.store.sqlite import SqliteDatabase
 from tests.test_scheduler import wait_until
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
+    database = SqliteDatabase(tmp_path / "test.db")
     with database.write() as connection:
         connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)")
     yield database
     database.close()
 
 
-def numbers(database: Database) -> list[int]:
+def numbers(database: SqliteDatabase) -> list[int]:
     with database.read() as connection:
         return sorted(connection.exec_driver_sql("SELECT number FROM numbers").scalars())
 
@@ -30,7 +31,7 @@ def numbers(database: Database) -> list[int]:
 class Crowd:
     """Writers of whom the first is held in its turn until all others wait for theirs."""
 
-    def __init__(self, database: Database, *faulty: int) -> None:
+    def __init__(self, database: SqliteDatabase, *faulty: int) -> None:
         self._database = database
         self._faulty = faulty
         self.num_commits = 0
@@ -59,7 +60,7 @@ class Crowd:
             return [one.exception() for one in written]
 
 
-def test_writers_that_wait_for_each_other_share_one_commit(database: Database) -> None:
+def test_writers_that_wait_for_each_other_share_one_commit(database: SqliteDatabase) -> None:
     crowd = Crowd(database)
 
     assert crowd.run(8) == [None] * 8
@@ -68,14 +69,14 @@ def test_writers_that_wait_for_each_other_share_one_commit(database: Database) -
 
 
 @pytest.mark.parametrize("faulty", [0, 3, 7])
-def test_a_writer_that_fails_takes_nothing_of_the_others_with_it(database: Database, faulty: int) -> None:
+def test_a_writer_that_fails_takes_nothing_of_the_others_with_it(database: SqliteDatabase, faulty: int) -> None:
     met = Crowd(database, faulty).run(8)
 
     assert [type(error) for error in met if error is not None] == [ValueError]
     assert numbers(database) == [number for number in range(8) if number != faulty]
 
 
-def test_a_commit_that_fails_fails_who_wrote(database: Database) -> None:
+def test_a_commit_that_fails_fails_who_wrote(database: SqliteDatabase) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
         connection.exec_driver_sql(
@@ -96,7 +97,7 @@ def test_a_commit_that_fails_fails_who_wrote(database: Database) -> None:
     assert numbers(database) == [2]
 
 
-def test_a_transaction_that_the_database_undid_is_over(database: Database) -> None:
+def test_a_transaction_that_the_database_undid_is_over(database: SqliteDatabase) -> None:
     def be_undone() -> None:
         with database.write() as connection:
             connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
@@ -109,7 +110,7 @@ def test_a_transaction_that_the_database_undid_is_over(database: Database) -> No
     assert Crowd(database).run(3) == [None] * 3
 
 
-def test_what_is_also_written_is_of_the_same_transaction(database: Database) -> None:
+def test_what_is_also_written_is_of_the_same_transaction(database: SqliteDatabase) -> None:
     with pytest.raises(ZeroDivisionError), also_write(lambda _: 1 // 0 and None), database.write() as connection:
         connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
     assert numbers(database) == []
@@ -124,10 +125,12 @@ def test_what_is_also_written_is_of_the_same_transaction(database: Database) -> 
     assert numbers(database) == [7]
 
 
-def test_a_locked_database_is_told_as_unavailable(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Database(database.url)
+def test_a_locked_database_is_told_as_unavailable(
+    database: SqliteDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SqliteDatabase(tmp_path / "test.db")
     with other.write(), monkeypatch.context() as patch:
-        patch.setattr("caesura.store.database.BUSY_TIMEOUT_S", 0)
+        patch.setattr("caesura.store.sqlite.BUSY_TIMEOUT_S", 0)
         database._engine.dispose()
         with pytest.raises(DatabaseUnavailable), database.write():
             pass
