@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from caesura.ids import new_token
 
-#: In the data folder.
-ACCESS_FILE = "worker_access.json"
+#: In the data folder, which servers on several machines may share: their own is the one that workers reach.
+ACCESS_FILE = f"worker_access.{socket.gethostname()}.json"
 #: What a server listens on that listens everywhere, and where it is then reached from its own machine.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from caesura.errors import SettingsInvalid
-from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, OPENAI_MODELS, Settings, load_settings
+from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, OPENAI_MODELS, SECRETS, Settings, load_settings
 
 #: What a setting needs beside itself.
 NEEDED: dict[str, dict[str, Any]] = {"sampling": {"engine_url": "http://10.0.0.7:8001/v1"}}
@@ -17,6 +17,7 @@ VALUES: dict[str, Any] = {
     "host": "::1",
     "port": 8765,
     "data_dir": "/srv/elsewhere",
+    "database_url": "postgresql://me:sesame@db.example.com/caesura",
     "api_key": "sk-mine",
     "organization": "acme-2",
     "slots": 3,
@@ -72,7 +73,9 @@ def write_toml(path: Path, values: dict[str, Any]) -> Path:
 def plain(settings: Settings) -> dict[str, Any]:
     """The settings as they were written."""
     values = settings.model_dump(mode="json")
-    values["api_key"] = None if settings.api_key is None else settings.api_key.get_secret_value()
+    for name in SECRETS:
+        secret = getattr(settings, name)
+        values[name] = None if secret is None else secret.get_secret_value()
     return values
 
 
@@ -151,8 +154,12 @@ def test_a_child_process_gets_the_very_same_settings_but_for_the_key(monkeypatch
     assert plain(load_settings(None, {})) == {**VALUES, "api_key": None}
 
 
-def test_the_key_does_not_show_where_settings_are_printed() -> None:
-    assert "sk-mine" not in repr(load_settings(None, {"api_key": "sk-mine"}))
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_does_not_show_where_settings_are_printed(name: str) -> None:
+    assert VALUES[name] not in repr(load_settings(None, {name: VALUES[name]}))
+    with pytest.raises(SettingsInvalid, match=name) as refused:
+        load_settings(None, {name: [VALUES[name]]})
+    assert VALUES[name] not in str(refused.value)
 
 
 def test_the_embedded_base_is_always_on_offer_and_comes_first() -> None:
