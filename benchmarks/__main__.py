@@ -17,6 +17,7 @@ from benchmarks import (
     preferences,
     rates,
     reinforcement,
+    soak,
     training,
     validation,
 )
@@ -25,7 +26,7 @@ from benchmarks.processes import say
 
 SECTIONS = (
     *("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement"),
-    *("validation", "load"),
+    *("validation", "load", "soak"),
 )
 
 
@@ -46,6 +47,7 @@ def main() -> None:
         "preferences": lambda: preferences.run(the_limit, options),
         "reinforcement": lambda: reinforcement.run(the_limit, options),
         "load": lambda: load.run(options),
+        "soak": lambda: soak.run(options),
         "validation": lambda: validation.run(options),
     }
     for name in SECTIONS:

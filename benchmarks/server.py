@@ -114,25 +114,30 @@ def running_server(
         if prepare is not None:
             prepare(data_dir)
         began = time.perf_counter()
-        process = _launch(folder, data_dir, settings)
+        process, url = launch_server(data_dir, settings)
         try:
-            url = _await_url(process)
             yield RunningServer(process, url, data_dir, time.perf_counter() - began)
         finally:
-            _stop(process)
+            stop_server(process)
 
 
-def _launch(folder: str, data_dir: Path, settings: dict[str, str]) -> subprocess.Popen[str]:
+def launch_server(data_dir: Path, settings: dict[str, str]) -> tuple[subprocess.Popen[str], str]:
+    """`caesura serve` on a free port, ready; and its base URL. Raises TimedOut."""
     more = {f"CAESURA_{name.upper()}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "caesura.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
-        cwd=folder,  # where no caesura.toml lies
+        cwd=data_dir.parent,  # where no caesura.toml lies
         env=environment(CAESURA_API_KEY=API_KEY, CAESURA_LOG_LEVEL="error", **more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
     )
+    try:
+        return process, _await_url(process)
+    except TimedOut:
+        stop_server(process)
+        raise
 
 
 def _await_url(process: subprocess.Popen[str]) -> str:
@@ -148,7 +153,7 @@ def _await_url(process: subprocess.Popen[str]) -> str:
     raise TimedOut("the server ended before it was ready")
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def stop_server(process: subprocess.Popen[str]) -> None:
     """Ask the server to end; kill what is left of it and of its children after a while."""
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.send_signal(signal.SIGTERM)

@@ -87,7 +87,7 @@ class Scheduler:
             self._store.files.expire()
             self._store.uploads.expire()
             self._store.idempotency.expire()
-            self._sweep()
+            sweep(self._store, self._storage)
             self._swept_at = time.monotonic()
 
     def _run(self) -> None:
@@ -161,14 +161,18 @@ class Scheduler:
         for job_id in waiting[:room]:
             self._starting[job_id] = self._executor.start(job_id)
 
-    def _sweep(self) -> None:
-        """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""
-        old = [key for key, age_s in self._storage.list() if age_s > SWEEP_GRACE_S]
-        if not old:
-            return
-        # Read after the listing: a blob whose row came meanwhile is in.
-        referenced = self._store.recovery.referenced_blobs()
-        for key in old:
-            if key not in referenced:
-                logger.info("sweeping the blob %s", key)
-                self._storage.delete(key)
+
+def sweep(store: Store, storage: Storage, grace_s: float = SWEEP_GRACE_S) -> int:
+    """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed.
+
+    Returns how many; those that were written in the last `grace_s` stay.
+    """
+    old = [key for key, age_s in storage.list() if age_s > grace_s]
+    if not old:
+        return 0
+    # Read after the listing: a blob whose row came meanwhile is in.
+    surplus = set(old) - store.recovery.referenced_blobs()
+    for key in surplus:
+        logger.info("sweeping the blob %s", key)
+        storage.delete(key)
+    return len(surplus)
