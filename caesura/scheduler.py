@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from caesura.executors import Executor
 from caesura.jobs import Job, Status
@@ -36,6 +37,17 @@ SWEEP_GRACE_S = 900.0
 RESPONSE_LIFE_S = 30 * 86_400
 
 
+@dataclass(slots=True)
+class _Launch:
+    """A worker on its way to its job."""
+
+    job_id: str
+    #: How often the job had been claimed before.
+    attempt: int
+    #: The job has left the queue since, so that a worker that finds it not to be had has not failed.
+    is_superseded: bool = False
+
+
 class Scheduler:
     """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended."""
 
@@ -46,8 +58,9 @@ class Scheduler:
         self._storage = storage
         self._slots = slots
         self._executor = executor(self.wake)
-        #: Jobs that are not claimed yet → the worker that was started for each.
-        self._starting: dict[str, str] = {}
+        #: Workers that have claimed nothing yet. Each takes a slot: it may still claim its job, whatever became of that
+        #: meanwhile.
+        self._starting: dict[str, _Launch] = {}
         self._validator = Validator(storage)
         #: Jobs whose large files are being read, or wait for that.
         self._validating: set[str] = set()
@@ -105,9 +118,9 @@ class Scheduler:
     def _mend(self) -> None:
         for ended in self._executor.tick():
             self._store.recovery.worker_gone(ended.worker, ended.cause)
-            if ended.job_id is not None and self._starting.get(ended.job_id) == ended.worker:
-                del self._starting[ended.job_id]
-                self._store.recovery.launch_failed(ended.job_id, ended.cause)
+            launch = self._starting.pop(ended.worker, None)
+            if launch is not None and not launch.is_superseded:
+                self._store.recovery.launch_failed(launch.job_id, launch.attempt, ended.cause)
         self._store.recovery.expire_leases()
 
     def _validate(self, jobs: list[Job]) -> int:
@@ -151,15 +164,20 @@ class Scheduler:
 
     def _launch(self) -> None:
         if self._starting:
-            queued = self._store.jobs.still_queued(self._starting)
-            self._starting = {job_id: worker for job_id, worker in self._starting.items() if job_id in queued}
+            without = self._store.jobs.still_without(self._starting)
+            self._starting = {worker: launch for worker, launch in self._starting.items() if worker in without}
+            queued = self._store.jobs.still_queued({launch.job_id for launch in self._starting.values()})
+            for launch in self._starting.values():
+                launch.is_superseded |= launch.job_id not in queued
+        # Asked last: who claims meanwhile is counted twice rather than not at all.
         room = self._slots - self._store.jobs.num_active() - len(self._starting)
         if room <= 0:
             return
-        # Those that are starting are still queued: whatever they are, there are `room` others among so many.
-        waiting = [job for job in self._store.jobs.queued(self._slots) if job not in self._starting]
-        for job_id in waiting[:room]:
-            self._starting[job_id] = self._executor.start(job_id)
+        starting = {launch.job_id for launch in self._starting.values()}
+        # Whichever of them are starting, there are `room` others among so many.
+        waiting = [launch for launch in self._store.jobs.queued(self._slots).items() if launch[0] not in starting]
+        for job_id, attempt in waiting[:room]:
+            self._starting[self._executor.start(job_id)] = _Launch(job_id, attempt)
 
 
 def sweep(store: Store, storage: Storage, grace_s: float = SWEEP_GRACE_S) -> int:

@@ -143,11 +143,20 @@ class Attempts:
             tell(connection, job.id, Telling(Told.PAUSED))
 
     def release(self, lease: Lease, state: TrainingState) -> None:
-        """Commit the state and give the job back to the queue: its server is stopping."""
+        """Commit the state and give the job back to the queue: its server is stopping. Pause it instead if that was
+        asked for a moment ago.
+        """
         with self._database.write() as connection:
-            _save(connection, _hold(connection, lease), state, None)
-            move(connection, lease.job_id, Status.QUEUED, stalled_attempts=0)
-            tell(connection, lease.job_id, Telling(Told.RELEASED.format(step=state.step)))
+            job = _hold(connection, lease)
+            pauses = job.status is Status.PAUSING
+            _save(connection, job, state, Reason.PAUSE if pauses else None)
+            if pauses:
+                moved = move(connection, job.id, Status.PAUSED)
+                tell(connection, job.id, Telling(Told.PAUSED))
+            else:
+                moved = move(connection, job.id, Status.QUEUED, stalled_attempts=0)
+                tell(connection, job.id, Telling(Told.RELEASED.format(step=state.step)))
+            assert moved is not None  # the lease was held a moment ago, in this transaction
 
     def finish(self, lease: Lease, step: int, adapter: Artifact, results: File, trained_tokens: int) -> None:
         """Publish the final model and the result file; the job succeeds, its training states are dropped."""

@@ -141,15 +141,15 @@ class Jobs:
 
     def validating(self, limit: int) -> list[Job]:
         """The oldest jobs whose files are to be validated."""
-        query = _oldest(tables.jobs, Status.VALIDATING_FILES, limit)
+        query = _oldest((tables.jobs,), Status.VALIDATING_FILES, limit)
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query).mappings()]
 
-    def queued(self, limit: int) -> list[str]:
-        """The ids of the oldest jobs that wait for a worker."""
-        query = _oldest(_JOBS.id, Status.QUEUED, limit)
+    def queued(self, limit: int) -> dict[str, int]:
+        """The oldest jobs that wait for a worker, in their order: each one's id → how often it was claimed so far."""
+        query = _oldest((_JOBS.id, _JOBS.attempt), Status.QUEUED, limit)
         with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+            return {job_id: attempt for job_id, attempt in connection.execute(query)}
 
     def still_queued(self, job_ids: Collection[str]) -> set[str]:
         """Those of the jobs that wait for a worker."""
@@ -162,6 +162,13 @@ class Jobs:
         query = select(count()).where(_JOBS.status.in_(ACTIVE))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
+
+    def still_without(self, workers: Collection[str]) -> set[str]:
+        """Those of the workers that hold no job."""
+        holds = _JOBS.status.in_(ACTIVE) & _JOBS.worker.in_(workers)
+        query = select(_JOBS.worker).where(holds).limit(len(workers))
+        with self._database.read() as connection:
+            return set(workers) - set(connection.execute(query).scalars())
 
     def mark_valid(self, *job_ids: str) -> list[str]:
         """validating_files → queued, all in one transaction; those that have moved elsewhere meanwhile stay.
@@ -250,14 +257,15 @@ def _values(job: Job) -> dict[str, Any]:
     return values
 
 
-def _oldest(what: Any, status: Status, limit: int) -> Select[Any]:
-    return select(what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
+def _oldest(what: tuple[Any, ...], status: Status, limit: int) -> Select[Any]:
+    return select(*what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
 
 
 def newest_states(job_id: str) -> Select[Any]:
     """The query of a job's training states, newest first."""
+    # By when they came, not by step: where the newest are damaged, an attempt begins before them and saves what holds.
     states = tables.states.c
-    return select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
+    return select(tables.states).where(states.job_id == job_id).order_by(states.seq.desc())
 
 
 def get_job(connection: Connection, job_id: str, project: str | None = None) -> Job:

@@ -113,10 +113,13 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
     """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three, and those
     of validations beyond the three best.
 
-    A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good.
+    A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good, and
+    is there even where the step's model was dropped or deleted before.
     """
     name = job.model_name if reason is Reason.FINAL else job.checkpoint_name(step)
-    existing = connection.execute(select(_MODELS.seq).where(_MODELS.name == name)).scalar_one_or_none()
+    kept = {"prefix": adapter.prefix, "files": adapter.files}
+    is_it = _MODELS.name == name
+    existing = connection.execute(select(_MODELS.deleted_at).where(is_it)).one_or_none()
     if existing is None:
         values = {
             "id": new_id("ftckpt_"),
@@ -128,11 +131,13 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
             "step": step,
             "reason": reason,
             "metrics": _metrics_at(connection, job.id, step),
-            "adapter": {"prefix": adapter.prefix, "files": adapter.files},
+            "adapter": kept,
         }
         connection.execute(insert(tables.models).values(values))
     elif reason is Reason.PAUSE:
-        connection.execute(update(tables.models).where(_MODELS.seq == existing).values(reason=reason))
+        # Its own adapter may have been swept.
+        again = {} if existing.deleted_at is None else {"deleted_at": None, "adapter": kept}
+        connection.execute(update(tables.models).where(is_it).values(reason=reason, **again))
     if reason is Reason.FINAL:
         tell(connection, job.id, Telling(Told.MODEL.format(model=name), key="model:final"))
     else:
@@ -182,7 +187,7 @@ def start_adapters() -> Select[Any]:
 def drop_states(connection: Connection, job_id: str, keep: int) -> list[str]:
     """Forget all but the newest `keep` training states of the job; returns the blobs that no row names any more."""
     states = tables.states.c
-    query = select(tables.states).where(states.job_id == job_id).order_by(states.step.desc(), states.seq.desc())
+    query = select(tables.states).where(states.job_id == job_id).order_by(states.seq.desc())
     surplus = connection.execute(query.offset(keep)).mappings().all()
     connection.execute(delete(tables.states).where(states.seq.in_([row["seq"] for row in surplus])))
     named = select(_MODELS.adapter).where(_MODELS.job_id == job_id, _MODELS.deleted_at.is_(None))

@@ -50,9 +50,13 @@ class Recovery:
         with self._database.write() as connection:
             _mend(connection, expired, "its lease ran out")
 
-    def launch_failed(self, job_id: str, cause: str) -> None:
-        """Count a worker that ended before it claimed the queued job; the third one in a row fails the job."""
-        queued = _JOBS.status == Status.QUEUED
+    def launch_failed(self, job_id: str, attempt: int, cause: str) -> None:
+        """Count a worker that ended before it claimed the queued job; the third one in a row fails the job.
+
+        `attempt`: how often the job was claimed when the worker was started. Where somebody has claimed it since, that
+        one was counted, be it this worker or another that was faster.
+        """
+        queued = (_JOBS.status == Status.QUEUED) & (_JOBS.attempt == attempt)
         statement = (
             update(tables.jobs)
             .where(_JOBS.id == job_id, queued)

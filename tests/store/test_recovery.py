@@ -87,7 +87,7 @@ def test_workers_that_never_claim_fail_the_job_at_the_third(store: Store, make_j
     job = make_job()
     statuses: list[Status] = []
     for _ in range(3):
-        store.recovery.launch_failed(job.id, "exit code 1")
+        store.recovery.launch_failed(job.id, job.attempt, "exit code 1")
         statuses.append(store.jobs.get(job.id).status)
 
     assert statuses == [Status.QUEUED, Status.QUEUED, Status.FAILED]
