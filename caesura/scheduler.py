@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from caesura import faults
 from caesura.executors import Executor
+from caesura.faults import Point
 from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
@@ -75,7 +77,9 @@ class Scheduler:
 
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
+        faults.point(Point.TICK_BEGUN)
         self._mend()
+        faults.point(Point.TICK_MENDED)
         if self._validate(self._store.jobs.validating(MAX_VALIDATED)) > 1:
             self.wake()  # there may be more
         self._launch()
@@ -131,7 +135,9 @@ class Scheduler:
             if time.monotonic() - began > MAX_VALIDATING_S:
                 break  # the others wait for the next tick, and those that are valid do not wait for them
         if valid:
+            faults.point(Point.FILES_VALIDATED)
             self._store.jobs.mark_valid(*valid)
+            faults.point(Point.FILES_TOLD)
         return num_settled
 
     def _validate_beside(self, job: Job) -> None:
@@ -159,16 +165,20 @@ class Scheduler:
         # Those that are starting are still queued: whatever they are, there are `room` others among so many.
         waiting = [job for job in self._store.jobs.queued(self._slots) if job not in self._starting]
         for job_id in waiting[:room]:
+            faults.point(Point.LAUNCHING)
             self._starting[job_id] = self._executor.start(job_id)
+            faults.point(Point.LAUNCHED)
 
     def _sweep(self) -> None:
         """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed."""
         old = [key for key, age_s in self._storage.list() if age_s > SWEEP_GRACE_S]
         if not old:
             return
+        faults.point(Point.SWEEP_LISTED)
         # Read after the listing: a blob whose row came meanwhile is in.
         referenced = self._store.recovery.referenced_blobs()
         for key in old:
             if key not in referenced:
                 logger.info("sweeping the blob %s", key)
                 self._storage.delete(key)
+                faults.point(Point.SWEEP_DELETED)

@@ -12,6 +12,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, Select, create_engine, event
 
+from caesura import faults
+from caesura.faults import Point
 from caesura.store.prepared import Asking, Prepared, told_as_unavailable
 from caesura.store.writers import WRITES, Writers
 
@@ -68,6 +70,8 @@ class Database:
             also = _also.get()
             if also is not None:
                 also(connection)
+            faults.point(Point.ROWS_WRITTEN)
+        faults.point(Point.ROWS_COMMITTED)
 
     def prepare(self, query: Select[Any]) -> Prepared:
         """The query of one row, for what is asked most often."""
