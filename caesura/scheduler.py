@@ -19,6 +19,7 @@ from caesura.faults import Point
 from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
+from caesura.store.recovery import LEASE_S
 from caesura.validation import ValidationStopped, Validator
 
 logger = logging.getLogger(__name__)
@@ -36,17 +37,28 @@ SWEEP_INTERVAL_S = 60.0
 SWEEP_GRACE_S = 900.0
 #: A stored response is kept for so long: 30 days.
 RESPONSE_LIFE_S = 30 * 86_400
+#: The clock of the day was set where it moved by so much against the one that only runs.
+CLOCK_SLACK_S = 1.0
+#: A lease that runs for so much longer than leases do was written by another clock.
+LEASE_SLACK_S = 60.0
 
 
 class Scheduler:
-    """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended."""
+    """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended; `lease_s` is
+    what its workers ask of a lease."""
 
     def __init__(
-        self, store: Store, storage: Storage, slots: int, executor: Callable[[Callable[[], None]], Executor]
+        self,
+        store: Store,
+        storage: Storage,
+        slots: int,
+        executor: Callable[[Callable[[], None]], Executor],
+        lease_s: float = LEASE_S,
     ) -> None:
         self._store = store
         self._storage = storage
         self._slots = slots
+        self._lease_s = lease_s
         self._executor = executor(self.wake)
         #: Jobs that are not claimed yet → the worker that was started for each.
         self._starting: dict[str, str] = {}
@@ -55,6 +67,9 @@ class Scheduler:
         self._validating: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="validation")
         self._checkpointed_at = self._swept_at = 0.0
+        #: The clock of the day less the one that only runs, as of the last look.
+        self._clock: float | None = None
+        self._not_swept_before = 0.0
         self._stopping = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -78,6 +93,7 @@ class Scheduler:
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
         faults.point(Point.TICK_BEGUN)
+        self._watch_clock()
         self._mend()
         faults.point(Point.TICK_MENDED)
         if self._validate(self._store.jobs.validating(MAX_VALIDATED)) > 1:
@@ -86,7 +102,7 @@ class Scheduler:
         if time.monotonic() - self._checkpointed_at > CHECKPOINT_INTERVAL_S:
             self._store.database.checkpoint()
             self._checkpointed_at = time.monotonic()
-        if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
+        if time.monotonic() > max(self._swept_at + SWEEP_INTERVAL_S, self._not_swept_before):
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
             self._store.files.expire()
             self._store.uploads.expire()
@@ -106,13 +122,25 @@ class Scheduler:
                 time.sleep(max(0.0, began + MIN_TICK_S - time.monotonic()))
             self._woken.clear()
 
+    def _watch_clock(self) -> None:
+        """Leases, and how old a blob is, are told by the clock of the day. When that was set they tell nothing: leases
+        begin anew, and nothing is swept until what is young now has become old."""
+        clock = time.time() - time.monotonic()
+        if self._clock is None:
+            self._store.recovery.restart_leases(self._lease_s, longer_than_s=self._lease_s + LEASE_SLACK_S)
+        elif abs(clock - self._clock) > CLOCK_SLACK_S:
+            logger.warning("the clock was set by %+.0f s; leases begin anew", clock - self._clock)
+            self._store.recovery.restart_leases(self._lease_s)
+            self._not_swept_before = time.monotonic() + SWEEP_GRACE_S
+        self._clock = clock
+
     def _mend(self) -> None:
         for ended in self._executor.tick():
             self._store.recovery.worker_gone(ended.worker, ended.cause)
             if ended.job_id is not None and self._starting.get(ended.job_id) == ended.worker:
                 del self._starting[ended.job_id]
                 self._store.recovery.launch_failed(ended.job_id, ended.cause)
-        self._store.recovery.expire_leases()
+        self._store.recovery.expire_leases(self._lease_s)
 
     def _validate(self, jobs: list[Job]) -> int:
         """At once those whose files are small; large ones hold nobody up. Returns how many were settled."""
