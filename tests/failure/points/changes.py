@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from caesura import scheduler
 from caesura.store.jobs import Jobs
 from caesura.training import logprobs, plan, supervised
 from caesura.training.trainer import StepResult, Trainer
@@ -100,3 +101,9 @@ def ask_for_too_much() -> None:
         return torch.empty(2**50)
 
     logprobs.forward_logits = forward_logits  # type: ignore[assignment]
+
+
+def sweep_often() -> None:
+    """The server sweeps at every tick, and spares nothing that is young."""
+    scheduler.SWEEP_INTERVAL_S = 0.0
+    scheduler.SWEEP_GRACE_S = -1e9
