@@ -77,7 +77,7 @@ def build_server(settings: Settings) -> Server:
     sandbox_level = find_level()
     told = logger.info if sandbox_level is Level.STRONG else logger.warning
     told("Python graders are jailed at the level '%s' (docs/sandbox.md)", sandbox_level)
-    scheduler = Scheduler(store, storage, settings.slots, lambda wake: LocalExecutor(settings, wake))
+    scheduler = Scheduler(store, storage, settings.slots, lambda wake: LocalExecutor(settings, wake), settings.lease_s)
     is_remote = settings.engine_url is not None
     return Server(
         settings=settings,

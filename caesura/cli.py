@@ -25,7 +25,7 @@ from caesura import __version__, keys
 from caesura.access import grant_access, withdraw_access
 from caesura.api.state import Server
 from caesura.app import API_KEY_FILE, FirstKey, build_app, build_server, load_api_key
-from caesura.errors import CaesuraError, SettingsInvalid
+from caesura.errors import CaesuraError, DatabaseUnavailable, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.logging import configure
 from caesura.protocol import BoundedHttpProtocol
@@ -144,6 +144,13 @@ def _open(settings: Settings) -> tuple[FirstKey, Server, ASGIApp]:
     except OSError as error:
         raise SettingsInvalid(
             f"The data folder '{settings.data_dir}' cannot be used: {error.strerror}. Set another --data-dir."
+        ) from error
+    except DatabaseUnavailable as error:
+        if os.access(settings.data_dir, os.W_OK):
+            raise
+        raise SettingsInvalid(
+            f"The data folder '{settings.data_dir}' cannot be written to: it is read-only, or another user's. Make it "
+            "writable, or set another --data-dir."
         ) from error
 
 

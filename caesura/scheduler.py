@@ -14,10 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from caesura import faults
 from caesura.executors import Executor
+from caesura.faults import Point
 from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
+from caesura.store.recovery import LEASE_S
 from caesura.validation import ValidationStopped, Validator
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ SWEEP_INTERVAL_S = 60.0
 SWEEP_GRACE_S = 900.0
 #: A stored response is kept for so long: 30 days.
 RESPONSE_LIFE_S = 30 * 86_400
+#: The clock of the day was set where it moved by so much against the one that only runs.
+CLOCK_SLACK_S = 1.0
+#: A lease that runs for so much longer than leases do was written by another clock.
+LEASE_SLACK_S = 60.0
 
 
 @dataclass(slots=True)
@@ -49,14 +56,21 @@ class _Launch:
 
 
 class Scheduler:
-    """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended."""
+    """A thread. `executor` is built with the scheduler's `wake`, which it calls when a worker has ended; `lease_s` is
+    what its workers ask of a lease."""
 
     def __init__(
-        self, store: Store, storage: Storage, slots: int, executor: Callable[[Callable[[], None]], Executor]
+        self,
+        store: Store,
+        storage: Storage,
+        slots: int,
+        executor: Callable[[Callable[[], None]], Executor],
+        lease_s: float = LEASE_S,
     ) -> None:
         self._store = store
         self._storage = storage
         self._slots = slots
+        self._lease_s = lease_s
         self._executor = executor(self.wake)
         #: Workers that have claimed nothing yet. Each takes a slot: it may still claim its job, whatever became of that
         #: meanwhile.
@@ -66,6 +80,9 @@ class Scheduler:
         self._validating: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="validation")
         self._checkpointed_at = self._swept_at = 0.0
+        #: The clock of the day less the one that only runs, as of the last look.
+        self._clock: float | None = None
+        self._not_swept_before = 0.0
         self._stopping = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -88,14 +105,17 @@ class Scheduler:
 
     def tick(self) -> None:
         """Everything that is to be done now, in the order in which one thing makes room for the next."""
+        faults.point(Point.TICK_BEGUN)
+        self._watch_clock()
         self._mend()
+        faults.point(Point.TICK_MENDED)
         if self._validate(self._store.jobs.validating(MAX_VALIDATED)) > 1:
             self.wake()  # there may be more
         self._launch()
         if time.monotonic() - self._checkpointed_at > CHECKPOINT_INTERVAL_S:
             self._store.database.checkpoint()
             self._checkpointed_at = time.monotonic()
-        if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
+        if time.monotonic() > max(self._swept_at + SWEEP_INTERVAL_S, self._not_swept_before):
             self._store.responses.expire(time.time() - RESPONSE_LIFE_S)
             self._store.files.expire()
             self._store.uploads.expire()
@@ -115,13 +135,25 @@ class Scheduler:
                 time.sleep(max(0.0, began + MIN_TICK_S - time.monotonic()))
             self._woken.clear()
 
+    def _watch_clock(self) -> None:
+        """Leases, and how old a blob is, are told by the clock of the day. When that was set they tell nothing: leases
+        begin anew, and nothing is swept until what is young now has become old."""
+        clock = time.time() - time.monotonic()
+        if self._clock is None:
+            self._store.recovery.restart_leases(self._lease_s, longer_than_s=self._lease_s + LEASE_SLACK_S)
+        elif abs(clock - self._clock) > CLOCK_SLACK_S:
+            logger.warning("the clock was set by %+.0f s; leases begin anew", clock - self._clock)
+            self._store.recovery.restart_leases(self._lease_s)
+            self._not_swept_before = time.monotonic() + SWEEP_GRACE_S
+        self._clock = clock
+
     def _mend(self) -> None:
         for ended in self._executor.tick():
             self._store.recovery.worker_gone(ended.worker, ended.cause)
             launch = self._starting.pop(ended.worker, None)
             if launch is not None and not launch.is_superseded:
                 self._store.recovery.launch_failed(launch.job_id, launch.attempt, ended.cause)
-        self._store.recovery.expire_leases()
+        self._store.recovery.expire_leases(self._lease_s)
 
     def _validate(self, jobs: list[Job]) -> int:
         """At once those whose files are small; large ones hold nobody up. Returns how many were settled."""
@@ -144,7 +176,9 @@ class Scheduler:
             if time.monotonic() - began > MAX_VALIDATING_S:
                 break  # the others wait for the next tick, and those that are valid do not wait for them
         if valid:
+            faults.point(Point.FILES_VALIDATED)
             self._store.jobs.mark_valid(*valid)
+            faults.point(Point.FILES_TOLD)
         return num_settled
 
     def _validate_beside(self, job: Job) -> None:
@@ -177,7 +211,9 @@ class Scheduler:
         # Whichever of them are starting, there are `room` others among so many.
         waiting = [launch for launch in self._store.jobs.queued(self._slots).items() if launch[0] not in starting]
         for job_id, attempt in waiting[:room]:
+            faults.point(Point.LAUNCHING)
             self._starting[self._executor.start(job_id)] = _Launch(job_id, attempt)
+            faults.point(Point.LAUNCHED)
 
 
 def sweep(store: Store, storage: Storage, grace_s: float = SWEEP_GRACE_S) -> int:
@@ -188,9 +224,11 @@ def sweep(store: Store, storage: Storage, grace_s: float = SWEEP_GRACE_S) -> int
     old = [key for key, age_s in storage.list() if age_s > grace_s]
     if not old:
         return 0
+    faults.point(Point.SWEEP_LISTED)
     # Read after the listing: a blob whose row came meanwhile is in.
     surplus = set(old) - store.recovery.referenced_blobs()
     for key in surplus:
         logger.info("sweeping the blob %s", key)
         storage.delete(key)
+        faults.point(Point.SWEEP_DELETED)
     return len(surplus)

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
+from caesura import faults
 from caesura.errors import BlobDamaged, StorageUnavailable
+from caesura.faults import Point
 from caesura.ids import new_token
 from caesura.jobs import Artifact
 
@@ -145,6 +147,7 @@ class LocalWriter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("xb")
+            faults.point(Point.BLOB_OPENED)
         except OSError as error:
             raise StorageUnavailable from error
         return self
@@ -152,7 +155,8 @@ class LocalWriter:
     def write(self, data: bytes) -> None:
         assert self._file is not None
         try:
-            self._file.write(data)
+            for piece in faults.halves(Point.BLOB_HALF, data):
+                self._file.write(piece)
         except OSError as error:
             raise StorageUnavailable from error
         self._hash.update(data)
@@ -164,11 +168,15 @@ class LocalWriter:
         assert self._file is not None
         try:
             if error is None:
+                faults.point(Point.BLOB_WRITTEN)
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                faults.point(Point.BLOB_SYNCED)
                 os.link(self._temporary, self._path)  # fails where the key exists: a blob is written once
+                faults.point(Point.BLOB_LINKED)
                 _sync_folder(self._path.parent)
                 _sync_folder(self._path.parent.parent)
+                faults.point(Point.BLOB_DURABLE)
         except OSError as failure:
             raise StorageUnavailable from failure
         finally:

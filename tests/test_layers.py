@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "caesura"
 
 #: From left to right; a module imports from layers to its left and from its own.
 LAYERS = (
-    {"errors", "ids", "logging"},
+    {"errors", "faults", "ids", "logging"},
     {"access", "schema", "settings"},
     {"jobs", "tenancy"},
     {"storage", "store"},

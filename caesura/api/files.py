@@ -16,12 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from caesura import faults
 from caesura.api.explain import explain
 from caesura.api.multipart import receive_upload
 from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Limit, QueryText, Server, ServerDependency
 from caesura.data.validate import check_upload
 from caesura.errors import InvalidRequest
+from caesura.faults import Point
 from caesura.ids import new_token
 from caesura.jobs import File
 from caesura.schema.files import JSONL_PURPOSES, CreateFile, Deleted, FileObject, FilePage, find_life
@@ -47,7 +49,9 @@ async def create(request: Request, server: ServerDependency, caller: CallerDepen
         await run_in_threadpool(server.storage.delete, upload.blob.key)
         raise
     life_s = find_life(body.purpose, body.expires_after)
+    faults.point(Point.UPLOAD_STORED)
     made = await run_in_threadpool(server.store.files.create, upload.blob, upload.filename, body.purpose, life_s)
+    faults.point(Point.UPLOAD_MADE)
     # Azure's clients look for what theirs answers at first; a moment later they find it processed.
     return to_wire(made).model_copy(update={"status": "pending"}) if request.state.address.is_azure else to_wire(made)
 

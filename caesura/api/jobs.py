@@ -11,11 +11,13 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from caesura import faults
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
+from caesura.faults import Point
 from caesura.graders.build import Tools, build_grader
 from caesura.graders.tool_servers import check_tool_servers
 from caesura.ids import new_id, random_text
@@ -66,10 +68,12 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     notes: list[Telling] = []
     if start is None and body.model != base:
         notes.append(Telling(Told.ALIAS.format(alias=body.model, base=base), Level.WARN))
+    faults.point(Point.JOB_CHECKED)
     try:
         server.store.jobs.create(job, *notes)
     except NotFound as error:  # the tuned model was deleted a moment ago
         raise _not_available(server, body.model) from error
+    faults.point(Point.JOB_MADE)
     server.scheduler.wake()
     return to_wire(job, server)
 
@@ -171,6 +175,7 @@ async def retrieve(job_id: str, server: ServerDependency) -> FineTuningJob:
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, server: ServerDependency) -> FineTuningJob:
     job = server.store.jobs.cancel(job_id)
+    faults.point(Point.CANCEL_ASKED)
     server.scheduler.wake()
     return to_wire(job, server)
 
@@ -178,6 +183,7 @@ def cancel(job_id: str, server: ServerDependency) -> FineTuningJob:
 @router.post("/{job_id}/pause")
 async def pause(job_id: str, server: ServerDependency) -> FineTuningJob:
     job = await run_in_threadpool(server.store.jobs.pause, job_id)
+    faults.point(Point.PAUSE_ASKED)
     give_up_at = time.monotonic() + PAUSE_WAIT_S
     while job.status is Status.PAUSING and time.monotonic() < give_up_at:
         await asyncio.sleep(PAUSE_POLL_S)
@@ -188,6 +194,7 @@ async def pause(job_id: str, server: ServerDependency) -> FineTuningJob:
 @router.post("/{job_id}/resume")
 def resume(job_id: str, server: ServerDependency) -> FineTuningJob:
     job = server.store.jobs.resume(job_id)
+    faults.point(Point.RESUME_ASKED)
     server.scheduler.wake()
     return to_wire(job, server)
 

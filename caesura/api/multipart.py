@@ -11,8 +11,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from caesura import faults
 from caesura.data.validate import HEAD_BYTES
 from caesura.errors import InvalidRequest, TooLarge
+from caesura.faults import Point
 from caesura.storage import Blob, BlobWriter
 
 MAX_FIELD_BYTES = 64 * 1024
@@ -110,6 +112,7 @@ async def receive_upload(request: Request, writer: BlobWriter, max_bytes: int, f
             if len(head) < HEAD_BYTES:
                 head = (head + data)[:HEAD_BYTES]
             await run_in_threadpool(writer.write, data)
+            faults.point(Point.UPLOAD_HALF)
         if not form.ended:
             raise InvalidRequest("The form broke off before its end. Please send it again.")
         if form.filename is None:

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 
+from caesura import faults
 from caesura.api import files
 from caesura.api.explain import quote
 from caesura.api.multipart import in_threads, receive_upload
@@ -19,6 +20,7 @@ from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.data.validate import HEAD_BYTES
 from caesura.errors import BlobDamaged, InvalidRequest, NotFound, TooLarge
+from caesura.faults import Point
 from caesura.ids import new_token
 from caesura.jobs import File
 from caesura.schema.files import find_life
@@ -64,10 +66,12 @@ async def add_part(
         _refuse_fields(received.fields)
         # Clients send a part again when they did not hear that it came: so there is room for each twice.
         max_bytes = 2 * _max_bytes(server, caller)
+        faults.point(Point.PART_STORED)
         part = await run_in_threadpool(server.store.uploads.add_part, upload_id, received.blob, max_bytes)
     except _REFUSED:
         await run_in_threadpool(server.storage.delete, received.blob.key)
         raise
+    faults.point(Point.PART_MADE)
     return UploadPartObject(id=part.id, created_at=part.created_at, upload_id=upload_id)
 
 
@@ -77,11 +81,13 @@ async def complete(upload_id: str, body: CompleteUpload, server: ServerDependenc
         upload, parts = await run_in_threadpool(_find_parts, server.store, upload_id, body.part_ids)
         files.check_content(upload.purpose, await run_in_threadpool(_read_head, server.storage, parts), param=None)
         blob = await _join(server.storage, parts, body.md5)
+        faults.point(Point.PARTS_JOINED)
         try:
             upload, file = await run_in_threadpool(server.store.uploads.complete, upload_id, blob)
         except _REFUSED:
             await run_in_threadpool(server.storage.delete, blob.key)
             raise
+    faults.point(Point.UPLOAD_COMPLETED)
     return _to_wire(upload, file)
 
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from caesura import faults
 from caesura.data.render import Tokenizer
 from caesura.errors import InvalidRequest
+from caesura.faults import Point
 from caesura.settings import BaseModelSettings
 
 logger = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ def forward_logits(model: nn.Module, token_ids_BT: Tensor, keep_K: Tensor, **opt
     There is no attention mask: rows are padded on the right, and a causal model's real tokens never look
     right. Positions without a loss are never multiplied with the vocabulary.
     """
+    faults.point(Point.FORWARD)
     output: Any = model(input_ids=token_ids_BT, logits_to_keep=keep_K, **options)
     return output.logits
 

@@ -16,7 +16,9 @@ from sqlalchemy import Connection, Select
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from caesura import faults
 from caesura.errors import DatabaseUnavailable, InvalidRequest
+from caesura.faults import Point
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -39,6 +41,7 @@ def write_also(connection: Connection) -> None:
     also = _also.get()
     if also is not None:
         also(connection)
+    faults.point(Point.ROWS_WRITTEN)
 
 
 class Query(Protocol):
@@ -114,8 +117,8 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def telling_faults(*faults: type[Exception]) -> Generator[None, None, None]:
-    """Tell the database's own faults, and `faults` of its driver, in our words."""
+def telling_faults(*of_driver: type[Exception]) -> Generator[None, None, None]:
+    """Tell the database's own faults, and these of its driver, in our words."""
     try:
         yield
     except DataError as error:
@@ -123,7 +126,7 @@ def telling_faults(*faults: type[Exception]) -> Generator[None, None, None]:
             "A text of this request has a character that cannot be kept (NUL), or a number is too large. Send it "
             "without."
         ) from error
-    except (OperationalError, PoolTimeout, *faults) as error:
+    except (OperationalError, PoolTimeout, *of_driver) as error:
         raise DatabaseUnavailable from error
     except DBAPIError as error:
         if error.connection_invalidated:  # the server has closed it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -149,7 +149,7 @@ class Jobs:
         """The oldest jobs that wait for a worker, in their order: each one's id → how often it was claimed so far."""
         query = _oldest((_JOBS.id, _JOBS.attempt), Status.QUEUED, limit)
         with self._database.read() as connection:
-            return {job_id: attempt for job_id, attempt in connection.execute(query)}
+            return {row.id: row.attempt for row in connection.execute(query)}
 
     def still_queued(self, job_ids: Collection[str]) -> set[str]:
         """Those of the jobs that wait for a worker."""
@@ -257,7 +257,7 @@ def _values(job: Job) -> dict[str, Any]:
     return values
 
 
-def _oldest(what: tuple[Any, ...], status: Status, limit: int) -> Select[Any]:
+def _oldest(what: Sequence[Any], status: Status, limit: int) -> Select[*tuple[Any, ...]]:
     return select(*what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
 
 

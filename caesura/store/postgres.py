@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, Select, create_engine, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 
+from caesura import faults
 from caesura.errors import SettingsInvalid
+from caesura.faults import Point
 from caesura.store.database import migrate, telling_faults, to_json, write_also
 
 #: Connections that are kept, and those that may come beside them for a while; a request waits for one for so long.
@@ -49,6 +51,7 @@ class PostgresDatabase:
         with telling_faults(), self._engine.begin() as connection:
             yield connection
             write_also(connection)
+        faults.point(Point.ROWS_COMMITTED)
 
     def alone(self, connection: Connection, name: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"caesura {name}", 0))))

@@ -6,10 +6,11 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.jobs import (
+    ACTIVE,
     NUM_STALLED_ATTEMPTS,
     UNFINISHED,
     Job,
@@ -26,6 +27,13 @@ from caesura.store.models import drop_states, keep_model, start_adapters
 from caesura.store.rows import Telling, move, tell, to_artifact, to_job, to_state
 
 _JOBS = tables.jobs.c
+_IS_ACTIVE = _JOBS.status.in_(ACTIVE)
+
+
+#: A writer that waited longer kept others waiting too: leases could not be renewed meanwhile.
+MAX_WAIT_S = 1.0
+#: What a lease gets where it is not known what its worker asks for.
+LEASE_S = 10.0
 
 
 class Recovery:
@@ -41,14 +49,35 @@ class Recovery:
         with self._database.write() as connection:
             _mend(connection, _JOBS.worker == worker, cause)
 
-    def expire_leases(self) -> None:
-        """Mend every job whose lease has run out."""
+    def expire_leases(self, lease_s: float = LEASE_S) -> None:
+        """Mend every job whose lease has run out.
+
+        Where somebody has kept the database locked so long that no worker could renew its lease, every lease runs for
+        `lease_s` from now instead.
+        """
         expired = _JOBS.lease_expires_at < time.time()
         with self._database.read() as connection:
             if connection.execute(select(_JOBS.id).where(expired).limit(1)).first() is None:
                 return  # the usual case takes no write transaction
+        began = time.monotonic()
         with self._database.write() as connection:
-            _mend(connection, expired, "its lease ran out")
+            if time.monotonic() - began > MAX_WAIT_S:
+                _restart_leases(connection, lease_s, expired)
+            else:
+                _mend(connection, expired, "its lease ran out")
+
+    def restart_leases(self, lease_s: float, longer_than_s: float | None = None) -> None:
+        """Have every lease run for `lease_s` from now, or only those that would run for more than `longer_than_s`.
+
+        For when the clock that they were written by was set: one that moved forward would end them all, and one that
+        moved back would have a dead worker hold its job for hours.
+        """
+        too_long = true() if longer_than_s is None else _JOBS.lease_expires_at > time.time() + longer_than_s
+        with self._database.read() as connection:
+            if connection.execute(select(_JOBS.id).where(_IS_ACTIVE, too_long).limit(1)).first() is None:
+                return
+        with self._database.write() as connection:
+            _restart_leases(connection, lease_s, too_long)
 
     def launch_failed(self, job_id: str, attempt: int, cause: str) -> None:
         """Count a worker that ended before it claimed the queued job; the third one in a row fails the job.
@@ -89,20 +118,24 @@ class Recovery:
         return keys
 
 
+def _restart_leases(connection: Connection, lease_s: float, which: ColumnElement[bool]) -> None:
+    statement = update(tables.jobs).where(_IS_ACTIVE, which)
+    connection.execute(statement.values(lease_expires_at=time.time() + lease_s))
+
+
 def _mend(connection: Connection, gone: ColumnElement[bool], cause: str) -> None:
-    active = _JOBS.status.in_((Status.RUNNING, Status.PAUSING))
     # Taken, and looked at again when somebody else had them: another server mends the same jobs.
-    lost = select(tables.jobs).where(active, gone).order_by(_JOBS.seq).with_for_update()
+    lost = select(tables.jobs).where(_IS_ACTIVE, gone).order_by(_JOBS.seq).with_for_update()
     for row in connection.execute(lost).mappings().all():
         job = to_job(row)
         if job.status is Status.PAUSING:
             _pause(connection, job)
         elif job.stalled_attempts >= NUM_STALLED_ATTEMPTS:
             drop_states(connection, job.id, keep=0)
-            _fail(connection, job.id, cause, active)
+            _fail(connection, job.id, cause, _IS_ACTIVE)
         else:
             step = _newest_step(connection, job.id)
-            move(connection, job.id, Status.QUEUED, active)
+            move(connection, job.id, Status.QUEUED, _IS_ACTIVE)
             tell(connection, job.id, Telling(Told.INTERRUPTED.format(cause=cause, step=step), Level.WARN))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, event
 
+from caesura import faults
+from caesura.faults import Point
 from caesura.store.database import migrate, telling_faults, to_json, write_also
 from caesura.store.prepared import Asking, Prepared
 from caesura.store.writers import WRITES, Writers
@@ -46,6 +48,7 @@ class SqliteDatabase:
         with telling_faults(sqlite3.OperationalError), self._writers.write() as connection:
             yield connection
             write_also(connection)
+        faults.point(Point.ROWS_COMMITTED)
 
     def alone(self, connection: Connection, name: str) -> None:
         """It is."""

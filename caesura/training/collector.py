@@ -12,8 +12,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from caesura import faults
 from caesura.data.order import derive_seed
 from caesura.data.prompt_tokens import PromptTokens
+from caesura.faults import Point
 from caesura.graders.grade import Grade
 from caesura.models.lora import Adapter
 from caesura.training.grading import Grading
@@ -78,6 +80,7 @@ class Collector:
             timing.sampling = sampled_s - began_s
             self._await_grades()
             timing.grading = time.perf_counter() - sampled_s
+            faults.point(Point.GRADED)
         except StepInterrupted:
             self._settle()
             raise
@@ -107,6 +110,7 @@ class Collector:
             if number < self._num_units.get(wanted.split, 0):
                 continue
             loaded = loaded or self.policy.load(adapter)
+            faults.point(Point.SAMPLING)
             items = {prompt.line: prompt.row.item for prompt in unit}
 
             def take(rollout: Rollout, items: dict[int, dict[str, Any]] = items) -> None:
@@ -125,6 +129,7 @@ class Collector:
         known = self._rollouts.get(key)
         if known is None or known.answer_ids != rollout.answer_ids:
             self._rollouts[key] = rollout
+        faults.point(Point.ANSWER_TAKEN)
         self._submit(key, item)
 
     def _submit_all(self, wanted: Wanted) -> None:
@@ -141,6 +146,7 @@ class Collector:
 
     def _await_grades(self) -> None:
         while self._grades:
+            faults.point(Point.GRADING)
             self.watch()
             wait(self._grades.values(), timeout=LOOK_S)
             self._harvest()

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from caesura import faults
 from caesura.data.pairs import Pair
+from caesura.faults import Point
 from caesura.models.digest import digest_weights
 from caesura.models.lora import Adapter, Layers, using_adapter
 
@@ -37,6 +39,7 @@ class Reference:
         """
         new = [pair for pair in pairs if self._logprobs_N2[self._places[pair], 0].isnan()]
         if new:
+            faults.point(Point.REFERENCE_ASKED)
             with torch.no_grad(), using_adapter(self._layers, self._start):
                 self._logprobs_N2[self._rows(new)] = compute(new).to("cpu", torch.float32)
         return self._logprobs_N2[self._rows(pairs)]

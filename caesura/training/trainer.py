@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caesura import faults
+from caesura.faults import Point
 from caesura.jobs import JobError
 from caesura.models.loading import Base
 from caesura.models.lora import Adapter, Layers, fresh_adapter, get_adapter, set_adapter
@@ -118,8 +120,10 @@ class Trainer:
     def _step(self, step: int) -> StepResult:
         measured: Metrics = {}
         applied = True
+        faults.point(Point.STEP_BEGUN)
         for _ in range(self._method.num_updates):
             measured = self._method.backward(self._model, step)
+            faults.point(Point.GRADIENTS_MADE)
             applied = self._apply(measured["loss"], step)
             if not applied:
                 break
@@ -127,6 +131,7 @@ class Trainer:
         metrics = _prefixed("train", measured if applied else None)
         metrics |= _prefixed("valid", self._method.validate(self._model, step))
         metrics |= _prefixed("full_valid", self._method.validate_fully(self._model, step))
+        faults.point(Point.STEP_MEASURED)
         makes_checkpoint, details = self._method.makes_checkpoint(step), self._method.describe(step)
         return StepResult(step, self._plan.num_steps, applied, makes_checkpoint, metrics, details)
 
@@ -138,6 +143,7 @@ class Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
             self._optimizer.step()
+            faults.point(Point.STEP_APPLIED)
         self._optimizer.zero_grad(set_to_none=True)
         return applied
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
+from caesura import faults
 from caesura.errors import BlobDamaged, InvalidRequest, LeaseLost
+from caesura.faults import Point
 from caesura.ids import new_token
-from caesura.jobs import VALIDATION_REWARD, Artifact, Job, JobError, Lease, Level, Reason, Told
+from caesura.jobs import (
+    NUM_STALLED_ATTEMPTS,
+    VALIDATION_REWARD,
+    Artifact,
+    File,
+    Job,
+    JobError,
+    Lease,
+    Level,
+    Reason,
+    Told,
+)
 from caesura.models import lora
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
@@ -19,6 +32,7 @@ from caesura.storage import Storage, get_files
 from caesura.store import Store
 from caesura.store.files import new_file
 from caesura.store.rows import Telling
+from caesura.training.memory import base_too_large, is_out_of_memory, step_too_large
 from caesura.training.method import StepInterrupted
 from caesura.training.plan import Plan, environment, make_plan
 from caesura.training.setup import AnyRow, Setup, Surroundings, read_rows, set_up
@@ -26,11 +40,14 @@ from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
+from caesura.worker.patience import patiently
 from caesura.worker.results import to_csv
 from caesura.worker.sampling import open_sampling
 from caesura.worker.saver import Saver
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RESULT_FILE = "step_metrics.csv"
 
@@ -42,24 +59,31 @@ def run_attempt(
 
     An exception that is nobody's fault but ours leaves as it came: the process dies, and the scheduler mends the job.
     """
+    faults.point(Point.CLAIMING)
     claimed = store.attempts.claim(job_id, worker, settings.lease_s)
     if claimed is None:
         logger.info("job %s was not to be had", job_id)
         return
     job, lease = claimed
+    faults.point(Point.CLAIMED)
     logger.info("job %s: attempt %d", job.id, job.attempt)
     try:
         with Keeper(store.attempts, lease, settings.lease_s) as keeper:
             try:
                 Attempt(job, lease, settings, store, storage, keeper, stopping).run()
             except TrainingFailed as failure:
-                keeper.flush()
-                store.attempts.fail(lease, failure.error)
+                _fail(store, lease, keeper, failure.error)
             except (InvalidRequest, BlobDamaged) as error:
-                keeper.flush()
-                store.attempts.fail(lease, JobError(error.code or "server_error", error.message, error.param))
+                _fail(store, lease, keeper, JobError(error.code or "server_error", error.message, error.param))
     except LeaseLost:
         logger.info("job %s: the lease is gone; this attempt ends", job.id)
+
+
+def _fail(store: Store, lease: Lease, keeper: Keeper, error: JobError) -> None:
+    patiently(store.attempts, lease, keeper.flush)
+    faults.point(Point.FAILING)
+    patiently(store.attempts, lease, lambda: store.attempts.fail(lease, error))
+    faults.point(Point.FAILED)
 
 
 class Attempt:
@@ -87,8 +111,18 @@ class Attempt:
         self._reason = Reason.VALIDATION if job.method["type"] == "reinforcement" else Reason.EPOCH
         #: What a step that is left on the way is saved from and by; None before the first.
         self._in_hand: tuple[Trainer, Saver] | None = None
+        self._plan_of_job: Plan | None = None
 
     def run(self) -> None:
+        try:
+            self._run()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._tell_of_memory()
+            raise
+
+    def _run(self) -> None:
         base = self._settings.bases().get(self._job.base)
         if base is None:
             raise InvalidRequest(
@@ -97,15 +131,18 @@ class Attempt:
         training = self._read(self._job.training_blob)
         validation = self._read(self._job.validation_blob) if self._job.validation_blob else []
         start = self._start()
-        plan = self._plan(base, len(training), start)
+        faults.point(Point.ROWS_READ)
+        plan = self._plan_of_job = self._plan(base, len(training), start)
         with ExitStack() as opened:
             surroundings = self._surroundings(opened)
             setup = set_up(self._job, base, plan, training, validation, start, surroundings)
+            faults.point(Point.BASE_LOADED)
             for number, warning in enumerate(setup.warnings):
                 self._warn(warning, f"data:{number}")
             trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
             if trainer.kept_was_stale:
                 self._warn(Told.STALE, f"stale:{self._job.attempt}")
+            faults.point(Point.RESTORED)
             saver = Saver(
                 self._attempts,
                 self._storage,
@@ -157,7 +194,10 @@ class Attempt:
             self._warn_of_changes(plan)
             return plan
         plan = make_plan(self._job, self._settings, base, num_rows, start)
-        return Plan.from_json(self._attempts.set_plan(self._lease, plan.to_json()))
+        faults.point(Point.PLAN_MADE)
+        recorded = self._patiently(lambda: self._attempts.set_plan(self._lease, plan.to_json()))
+        faults.point(Point.PLAN_RECORDED)
+        return Plan.from_json(recorded)
 
     def _warn_of_changes(self, plan: Plan) -> None:
         here = environment(plan.device)
@@ -173,9 +213,9 @@ class Attempt:
         """The newest committed training state whose checksums hold; for a new job the one that it starts from."""
         for committed in self._jobs.list_states(self._job.id):
             try:
-                return from_files(
-                    get_files(self._storage, committed.adapter), get_files(self._storage, committed.optimizer)
-                )
+                adapter = get_files(self._storage, committed.adapter)
+                faults.point(Point.STATE_HALF_READ)
+                return from_files(adapter, get_files(self._storage, committed.optimizer))
             except BlobDamaged:
                 logger.exception("job %s: the state of step %d cannot be read", self._job.id, committed.step)
                 self._warn(
@@ -196,6 +236,7 @@ class Attempt:
                 continue
             step_s = (time.monotonic() - began) / (result.step - first)
             self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
+            faults.point(Point.STEP_RECORDED)
             trainer.check_finite()
             self._save(trainer, saver, result)
             if self._left_for_failures(trainer, saver, result):
@@ -206,11 +247,20 @@ class Attempt:
         """Leave the job at this step boundary if it is to be paused or the server is stopping."""
         self._keeper.check()
         if self._keeper.pause_asked:
-            self._keeper.flush()
-            return self._attempts.pause(self._lease, saver.store(trainer.capture()))
+            faults.point(Point.PAUSE_HEARD)
+            self._flush()
+            state = saver.store(trainer.capture())
+            faults.point(Point.PAUSE_STORED)
+            paused = self._patiently(lambda: self._attempts.pause(self._lease, state))
+            faults.point(Point.PAUSED)
+            return paused
         if self._stopping.is_set():
-            self._keeper.flush()
-            self._attempts.release(self._lease, saver.store(trainer.capture()))
+            faults.point(Point.STOP_HEARD)
+            self._flush()
+            state = saver.store(trainer.capture())
+            faults.point(Point.STOP_STORED)
+            self._patiently(lambda: self._attempts.release(self._lease, state))
+            faults.point(Point.RELEASED)
             return True
         return False
 
@@ -221,29 +271,39 @@ class Attempt:
             return False
         if self._job.method["reinforcement"].get("on_grader_errors") == "fail":
             raise TrainingFailed(JobError("grader_errors", failure, "method.reinforcement.grader"))
-        self._keeper.flush()
+        self._flush()
         warning = Telling(failure, Level.WARN, key=f"grader:{result.step}")
-        self._attempts.pause_itself(self._lease, saver.store(trainer.capture()), warning)
+        state = saver.store(trainer.capture())
+        self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
         return True
 
     def _save(self, trainer: Trainer, saver: Saver, result: StepResult) -> None:
         if result.makes_checkpoint and result.step < result.total_steps:
-            self._keeper.flush()
+            faults.point(Point.CHECKPOINT_BEGUN)
+            self._flush()
             saver.save(trainer.capture(), self._reason)
+            faults.point(Point.CHECKPOINT_MADE)
         elif saver.due:
             saver.save_in_passing(trainer.capture())
 
     def _publish(self, trainer: Trainer, saver: Saver, num_row_tokens: int) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""
-        self._keeper.flush()
-        metrics = self._jobs.list_metrics(self._job.id)
+        faults.point(Point.TRAINED)
+        self._flush()
+        metrics = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
         step, adapter = self._choose_model(trainer, saver, metrics)
+        faults.point(Point.MODEL_STORED)
+        results = self._patiently(lambda: self._store_results(metrics))
+        faults.point(Point.RESULTS_STORED)
+        num_tokens = sum(data.get("completion_tokens_count", 0) for data in metrics) or num_row_tokens
+        self._patiently(lambda: self._attempts.finish(self._lease, step, adapter, results, num_tokens))
+        faults.point(Point.PUBLISHED)
+        logger.info("job %s: succeeded", self._job.id)
+
+    def _store_results(self, metrics: Sequence[Mapping[str, Any]]) -> File:
         with self._storage.writer(f"files/{new_token()}") as writer:
             writer.write(to_csv(metrics, self._job.method["type"]))
-        results = new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
-        sampled = sum(data.get("completion_tokens_count", 0) for data in metrics)
-        self._attempts.finish(self._lease, step, adapter, results, sampled or num_row_tokens)
-        logger.info("job %s: succeeded", self._job.id)
+        return new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
 
     def _choose_model(
         self, trainer: Trainer, saver: Saver, metrics: Sequence[Mapping[str, Any]]
@@ -255,5 +315,24 @@ class Attempt:
                 return best.step, best.adapter
         return trainer.num_steps_done, saver.store_adapter(trainer.capture())
 
+    def _tell_of_memory(self) -> None:
+        """Raises TrainingFailed in the last attempt without a new step; before that somebody else may have had the
+        memory, and the job is told of it and tried again."""
+        plan = self._plan_of_job
+        if plan is None or self._in_hand is None:
+            error = base_too_large(self._job.base)
+        else:
+            error = step_too_large(self._in_hand[0].num_steps_done + 1, plan, self._job.method["type"])
+        self._flush()
+        if self._jobs.get(self._job.id).stalled_attempts >= NUM_STALLED_ATTEMPTS:
+            raise TrainingFailed(error)
+        self._warn(error.message, f"memory:{self._job.attempt}")
+
+    def _flush(self) -> None:
+        self._patiently(self._keeper.flush)
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        return patiently(self._attempts, self._lease, do)
+
     def _warn(self, message: str, key: str) -> None:
-        self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key))
+        self._patiently(lambda: self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key)))

@@ -8,7 +8,9 @@ import time
 from types import TracebackType
 from typing import Self
 
+from caesura import faults
 from caesura.errors import DatabaseUnavailable, LeaseLost
+from caesura.faults import Point
 from caesura.jobs import Lease, Level, Status
 from caesura.store.attempts import Attempts
 from caesura.store.rows import Telling
@@ -69,7 +71,9 @@ class Keeper:
             if results:
                 tellings = [telling for result in results for telling in to_tellings(result)]
                 rollouts = [rollout for result in results if result.details for rollout in result.details.rollouts]
+                faults.point(Point.TELLING)
                 self._attempts.record_steps(self._lease, results[-1].step, tellings, self._finish_at, rollouts)
+                faults.point(Point.TOLD)
                 del self._pending[: len(results)]
 
     def _run(self) -> None:
@@ -86,8 +90,10 @@ class Keeper:
     def _beat(self) -> None:
         self.flush()
         if time.monotonic() - self._renewed_at > self._lease_s / 3:
+            faults.point(Point.RENEWING)
             self._status = self._attempts.renew(self._lease, self._lease_s)
             self._renewed_at = time.monotonic()
+            faults.point(Point.RENEWED)
         else:
             self._status = self._attempts.status(self._lease)
 

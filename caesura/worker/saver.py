@@ -8,16 +8,16 @@ import time
 from types import TracebackType
 from typing import Self
 
-from caesura.errors import CaesuraError, LeaseLost, StorageUnavailable
+from caesura import faults
+from caesura.errors import CaesuraError, LeaseLost
+from caesura.faults import Point
 from caesura.jobs import Artifact, Lease, Reason, TrainingState
 from caesura.storage import Storage, put_files
 from caesura.store.attempts import Attempts
 from caesura.training.state import State
+from caesura.worker.patience import patiently
 
 logger = logging.getLogger(__name__)
-
-#: Between two tries to save when the storage takes nothing, seconds; doubled up to the second number.
-RETRY_S = (1.0, 30.0)
 
 
 class Saver:
@@ -53,7 +53,8 @@ class Saver:
 
     def save(self, state: State, reason: Reason) -> None:
         """Save at once, with a model made of the state."""
-        self._commit(self.store(state), reason)
+        stored = self.store(state)
+        patiently(self._attempts, self._lease, lambda: self._commit(stored, reason))
 
     def store(self, state: State) -> TrainingState:
         """Write the blobs; the caller commits the row. Waits as long as the storage takes nothing."""
@@ -64,15 +65,7 @@ class Saver:
 
     def _put(self, kind: str, files: dict[str, bytes]) -> Artifact:
         self.wait()
-        pause_s, longest_s = RETRY_S
-        while True:
-            try:
-                return put_files(self._storage, kind, files)
-            except StorageUnavailable:
-                self._attempts.status(self._lease)  # raises LeaseLost: nobody waits for this save any more
-                logger.exception("the training state cannot be saved; trying again in %.0f s", pause_s)
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, longest_s)
+        return patiently(self._attempts, self._lease, lambda: put_files(self._storage, kind, files))
 
     def wait(self) -> None:
         """Wait for the save in passing to end."""
@@ -80,8 +73,10 @@ class Saver:
             self._thread.join()
 
     def _try_to_save(self, state: State) -> None:
+        faults.point(Point.SAVE_BEGUN)
         try:
             adapter = put_files(self._storage, "adapters", state.adapter_files(self._base_name))
+            faults.point(Point.SAVE_HALF)
             optimizer = put_files(self._storage, "optimizers", state.optimizer_files())
             self._commit(TrainingState(state.step, adapter, optimizer), None)
         except LeaseLost:
@@ -90,5 +85,9 @@ class Saver:
             logger.exception("the training state of step %d was not saved; the one before it stands", state.step)
 
     def _commit(self, state: TrainingState, reason: Reason | None) -> None:
-        for key in self._attempts.save(self._lease, state, reason):
+        faults.point(Point.SAVE_STORED)
+        freed = self._attempts.save(self._lease, state, reason)
+        faults.point(Point.SAVE_COMMITTED)
+        for key in freed:
             self._storage.delete(key)
+        faults.point(Point.SAVE_ENDED)

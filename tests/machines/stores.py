@@ -12,7 +12,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, settings
 
 from caesura.store import Store, open_store
-from caesura.store.database import Database
+from caesura.store.sqlite import SqliteDatabase
 
 #: With it in the environment other histories are tried at every run, and many more; without it always the same ones.
 EXPLORE = "EXPLORE"
@@ -37,7 +37,7 @@ def _open_sqlite() -> Generator[tuple[Store, Store], None, None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "caesura.db"
         path.write_bytes(_empty_sqlite())
-        first, second = (Store(Database(f"sqlite:///{path}")) for _ in range(2))
+        first, second = (Store(SqliteDatabase(path)) for _ in range(2))
         try:
             yield first, second
         finally:
