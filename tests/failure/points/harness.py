@@ -13,6 +13,7 @@ import psutil
 
 from caesura.executors import describe_exit
 from caesura.jobs import FINAL, Job, Status
+from caesura.scheduler import sweep
 from caesura.settings import Settings
 from tests.failure.points import nursery
 from tests.failure.points.changes import look_often, sample_in_small_units
