@@ -53,6 +53,12 @@ class Base:
     eos_token_ids: frozenset[int]
 
 
+class LoadBase(Protocol):
+    """How a base model is loaded: `load_base` is one."""
+
+    def __call__(self, name: str, settings: BaseModelSettings, dtype: torch.dtype, device: torch.device) -> Base: ...
+
+
 def choose_device(wanted: str) -> torch.device:
     """`auto` means the GPU where there is one.
 

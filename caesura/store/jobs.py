@@ -157,6 +157,15 @@ class Jobs:
         with self._database.read() as connection:
             return set(connection.execute(query).scalars())
 
+    def base_in_demand(self) -> str | None:
+        """The base of the job that is trained next, as far as one can tell: of the oldest that waits for a worker, else
+        of the newest of all. None where there is no job.
+        """
+        queries = _oldest((_JOBS.base,), Status.QUEUED, 1), select(_JOBS.base).order_by(_JOBS.seq.desc()).limit(1)
+        with self._database.read() as connection:
+            found = (connection.execute(query).scalar_one_or_none() for query in queries)
+            return next((base for base in found if base is not None), None)
+
     def num_active(self) -> int:
         """How many jobs have a worker."""
         query = select(count()).where(_JOBS.status.in_(ACTIVE))

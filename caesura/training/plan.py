@@ -105,7 +105,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type],
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         device=device.type,
-        dtype=_choose_dtype(settings.dtype, device),
+        dtype=choose_dtype(settings.dtype, device),
         environment=environment(device.type),
         **_resolve_own(kind, asked, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), device),
     )
@@ -138,7 +138,7 @@ def _describe_cpu() -> str:
     return torch.backends.cpu.get_cpu_capability() + (" with AMX" if has_amx else "")
 
 
-def _choose_dtype(wanted: str, device: torch.device) -> str:
+def choose_dtype(wanted: str, device: torch.device) -> str:
     """bfloat16 where the processor multiplies it natively: twice the rate at the same loss (docs/benchmarks.md)."""
     if wanted != "auto":
         return wanted

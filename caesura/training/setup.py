@@ -25,7 +25,7 @@ from caesura.inference.tools import find_format
 from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
-from caesura.models.loading import Base, load_base, tool_template
+from caesura.models.loading import Base, LoadBase, load_base, tool_template
 from caesura.models.lora import Adapter, Layers, add_lora
 from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
@@ -96,24 +96,25 @@ def set_up(
     validation: Sequence[AnyRow],
     start: Adapter | None = None,
     surroundings: Surroundings | None = None,
+    load: LoadBase | None = None,
 ) -> Setup:
     """Load the base model in the plan's arithmetic, put adapters on it and render the rows, as `read_rows` gave them.
 
-    `start` is the adapter that the training goes on from. Raises InvalidRequest when the base cannot be loaded or used,
-    InvalidData when no row teaches anything.
+    `start` is the adapter that the training goes on from; `load` loads the base where it is not
+    `load_base`. Raises InvalidRequest when the base cannot be loaded or used, InvalidData when no row teaches anything.
     """
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     # It would also fill what is allocated, lest someone read it before writing it: 5 % of a step, and nobody does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    base = _load(job, settings, plan)
+    base = _load(job, settings, plan, load)
     if job.method["type"] == "dpo":
         rows = cast(Sequence[PreferenceRow], training), cast(Sequence[PreferenceRow], validation)
         return _set_up_preference(base, plan, job.seed, *rows, start)
     if job.method["type"] == "reinforcement":
         assert surroundings is not None
         prompts = cast(Sequence[PromptRow], training), cast(Sequence[PromptRow], validation)
-        sampling = surroundings.sampling or _sample_here(_load(job, settings, plan), plan)
+        sampling = surroundings.sampling or _sample_here(_load(job, settings, plan, load), plan)
         policy = _build_policy(base, sampling, plan, job.method["reinforcement"], surroundings)
         return _set_up_reinforcement(base, plan, job, *prompts, start, policy, surroundings)
     return _set_up_supervised(base, plan, job.seed, cast(Sequence[Row], training), cast(Sequence[Row], validation))
@@ -206,8 +207,8 @@ def _build_policy(
     return Policy(base, sampling, tool_format, plan.max_completion_tokens, tools)
 
 
-def _load(job: Job, settings: BaseModelSettings, plan: Plan) -> Base:
+def _load(job: Job, settings: BaseModelSettings, plan: Plan, load: LoadBase | None) -> Base:
     settings = settings.model_copy(update={"context_window": plan.context_window})
-    base = load_base(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
+    base = (load or load_base)(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
     prepare_tokenizer(job.base, base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
     return base

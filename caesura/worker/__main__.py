@@ -10,14 +10,13 @@ import sys
 import threading
 from types import FrameType
 
-import torch
-
 from caesura.logging import configure
-from caesura.models.loading import load_base
-from caesura.settings import EMBEDDED_BASE, Settings, load_settings
+from caesura.models.loading import LoadBase, load_base
+from caesura.settings import Settings, load_settings
 from caesura.storage import LocalStorage
-from caesura.store import open_store
+from caesura.store import Store, open_store
 from caesura.worker.attempt import run_attempt
+from caesura.worker.warm import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +32,10 @@ def main() -> None:
     settings = load_settings(None, {})
     configure(settings.log_level, arguments.name)
     store = open_store(settings.data_dir, settings.secret_database_url)
-    job_id = arguments.job or _wait_for_job(settings)
+    job_id, load = (arguments.job, load_base) if arguments.job else _wait_for_job(settings, store)
     if job_id:
         storage = LocalStorage(settings.data_dir / "blobs")
-        run_attempt(job_id, arguments.name, settings, store, storage, _stopping_at_sigterm())
+        run_attempt(job_id, arguments.name, settings, store, storage, _stopping_at_sigterm(), load)
     store.close()
 
 
@@ -50,12 +49,14 @@ def _stopping_at_sigterm() -> threading.Event:
     return stopping
 
 
-def _wait_for_job(settings: Settings) -> str:
-    """Warm up, then wait. Empty when the server that might have sent a job is gone: its end of the pipe is closed."""
-    # Loads the code of models, and the allocator and the threads of torch, once before it matters.
-    load_base(EMBEDDED_BASE, settings.bases()[EMBEDDED_BASE], torch.float32, torch.device("cpu"))
-    logger.debug("ready for a job")
-    return sys.stdin.readline().strip()
+def _wait_for_job(settings: Settings, store: Store) -> tuple[str, LoadBase]:
+    """Warm up, then wait for the job's id, and how its base is to be loaded.
+
+    Empty when the server that might have sent a job is gone: its end of the pipe is closed.
+    """
+    warm = warm_up(settings, store.jobs.base_in_demand())
+    logger.debug("ready for a job, with the base '%s'", warm.base.name)
+    return sys.stdin.readline().strip(), warm.load
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from caesura.jobs import (
     Told,
 )
 from caesura.models import lora
+from caesura.models.loading import LoadBase
 from caesura.models.lora import Adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import Storage, get_files
@@ -53,7 +54,13 @@ RESULT_FILE = "step_metrics.csv"
 
 
 def run_attempt(
-    job_id: str, worker: str, settings: Settings, store: Store, storage: Storage, stopping: threading.Event
+    job_id: str,
+    worker: str,
+    settings: Settings,
+    store: Store,
+    storage: Storage,
+    stopping: threading.Event,
+    load: LoadBase | None = None,
 ) -> None:
     """Work on the job until it ends, is paused, or `stopping` is set; nothing happens if it cannot be claimed.
 
@@ -70,7 +77,7 @@ def run_attempt(
     try:
         with Keeper(store.attempts, lease, settings.lease_s) as keeper:
             try:
-                Attempt(job, lease, settings, store, storage, keeper, stopping).run()
+                Attempt(job, lease, settings, store, storage, keeper, stopping, load).run()
             except TrainingFailed as failure:
                 _fail(store, lease, keeper, failure.error)
             except (InvalidRequest, BlobDamaged) as error:
@@ -98,6 +105,7 @@ class Attempt:
         storage: Storage,
         keeper: Keeper,
         stopping: threading.Event,
+        load: LoadBase | None = None,
     ) -> None:
         self._job = job
         self._lease = lease
@@ -108,6 +116,7 @@ class Attempt:
         self._storage = storage
         self._keeper = keeper
         self._stopping = stopping
+        self._load = load
         self._reason = Reason.VALIDATION if job.method["type"] == "reinforcement" else Reason.EPOCH
         #: What a step that is left on the way is saved from and by; None before the first.
         self._in_hand: tuple[Trainer, Saver] | None = None
@@ -135,7 +144,7 @@ class Attempt:
         plan = self._plan_of_job = self._plan(base, len(training), start)
         with ExitStack() as opened:
             surroundings = self._surroundings(opened)
-            setup = set_up(self._job, base, plan, training, validation, start, surroundings)
+            setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
             faults.point(Point.BASE_LOADED)
             for number, warning in enumerate(setup.warnings):
                 self._warn(warning, f"data:{number}")

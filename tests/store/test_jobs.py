@@ -216,3 +216,17 @@ def test_of_a_pause_and_a_cancel_at_once_the_events_match_the_end(store: Store, 
     cancelled = "Fine tuning process stopping due to job cancellation"
     expected = ["Fine-tuning job paused", cancelled] if pause.exception() is None else [cancelled]
     assert messages(store, job)[3:] == expected
+
+
+def test_the_base_in_demand_is_that_of_the_next_job_else_of_the_newest(
+    store: Store, make_job: MakeJob, claim: Callable[..., Lease]
+) -> None:
+    assert store.jobs.base_in_demand() is None
+
+    first, second = make_job(base="first"), make_job(base="second")
+    make_job(Status.VALIDATING_FILES, base="third")
+    assert store.jobs.base_in_demand() == "first"
+    claim(first)
+    assert store.jobs.base_in_demand() == "second"
+    claim(second)
+    assert store.jobs.base_in_demand() == "third"
