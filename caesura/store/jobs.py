@@ -129,15 +129,15 @@ class Jobs:
 
     def validating(self, limit: int) -> list[Job]:
         """The oldest jobs whose files are to be validated."""
-        query = _oldest((tables.jobs,), Status.VALIDATING_FILES, limit)
+        query = _oldest(select(tables.jobs), Status.VALIDATING_FILES, limit)
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query).mappings()]
 
     def queued(self, limit: int) -> dict[str, int]:
         """The oldest jobs that wait for a worker, in their order: each one's id → how often it was claimed so far."""
-        query = _oldest((_JOBS.id, _JOBS.attempt), Status.QUEUED, limit)
+        query = _oldest(select(_JOBS.id, _JOBS.attempt), Status.QUEUED, limit)
         with self._database.read() as connection:
-            return {job_id: attempt for job_id, attempt in connection.execute(query)}
+            return {row["id"]: row["attempt"] for row in connection.execute(query).mappings()}
 
     def still_queued(self, job_ids: Collection[str]) -> set[str]:
         """Those of the jobs that wait for a worker."""
@@ -243,8 +243,8 @@ def _values(job: Job) -> dict[str, Any]:
     return values
 
 
-def _oldest(what: tuple[Any, ...], status: Status, limit: int) -> Select[Any]:
-    return select(*what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
+def _oldest(query: Any, status: Status, limit: int) -> Any:
+    return query.where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
 
 
 def newest_states(job_id: str) -> Select[Any]:
