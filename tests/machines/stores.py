@@ -18,7 +18,7 @@ from caesura.store.sqlite import SqliteDatabase
 EXPLORE = "EXPLORE"
 
 
-def search(num_examples: int, num_steps: int) -> settings:
+def search(num_examples: int, num_steps: int = 1) -> settings:
     """How histories are looked for: the same at every run, unless the environment asks for others."""
     explores = EXPLORE in os.environ
     return settings(
@@ -27,7 +27,7 @@ def search(num_examples: int, num_steps: int) -> settings:
         derandomize=not explores,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate,) if explores else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
 

@@ -525,4 +525,4 @@ def together(acts: list[Act]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_happens_to_jobs_the_store_holds_what_it_promises(kind: str) -> None:
-    run_state_machine_as_test(lambda: StoreMachine(kind), settings=search(80, 50))
+    run_state_machine_as_test(lambda: StoreMachine(kind), settings=search(50, 50))
