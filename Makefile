@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo prefer reinforce test lint types unit bench clean
+.PHONY: demo prefer reinforce test test-failure lint types unit bench clean
 
 demo: .venv/installed-demo  ## Tune the embedded base, pause half-way, resume, compare the answers.
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,9 @@ types: .venv/installed-test
 
 unit: .venv/installed-test .venv/installed-node
 	$(BIN)/python -m pytest -n auto --dist loadgroup --durations 25
+
+test-failure: .venv/installed-test  ## A part of `unit`: jobs disturbed at every point, and a table of what became of them.
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests/failure/points
 
 bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells; ARGS="--quick" for a look.
 	$(BIN)/python -m benchmarks $(ARGS)

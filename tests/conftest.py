@@ -15,6 +15,9 @@ from tests.postgres import ABSENT, PostgresServer, find_binaries, running_postgr
 #: other: attacks on a sandbox count the processes of a user, and whole servers need what cores there are.
 GROUPS = {
     "sandbox": ("failure/sandbox", "graders/sandbox", "graders/test_python.py", "api/test_graders.py"),
+    # In two, for two cores.
+    "workers at points": ("failure/points/test_worker.py",),
+    "points": ("failure/points",),
     "servers": ("failure", "executors", "clients", "test_cli.py", "test_examples.py"),
 }
 TESTS = Path(__file__).parent
@@ -25,6 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS)
         groups = (name for name, parts in GROUPS.items() if any(path.is_relative_to(part) for part in parts))
         item.add_marker(pytest.mark.xdist_group(next(groups, path.as_posix())))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what jobs survived, wherever its rows come from (tests/failure/points)."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.stats.get(group, [])]
+    rows = sorted(tuple(row) for report in reports for name, row in report.user_properties if name == "survived")
+    if not rows:
+        return
+    terminalreporter.section("faults survived")
+    table = [("point", "method", "what happened", "same bytes"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    for row in table:
+        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    num_points = len({row[:2] for row in rows if row[3] == "yes"})
+    terminalreporter.line(f"{len(rows)} disturbances, {num_points} distinct fault points survived with the same bytes")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,13 +7,13 @@ likes before they begin.
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from caesura.worker.attempt import run_attempt
 #: Forks from a process that has imported what `warm` does, and that has no thread.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.failure.points.warm"])
+FORK = multiprocessing.get_context("fork")
+KEY = "sk-test-key-of-the-fault-points"
 
 
 @dataclass(frozen=True)
@@ -73,44 +75,72 @@ def attempt(orders: Orders, job_id: str, worker: str) -> None:
 
 def serve(orders: Orders) -> None:
     """What `caesura serve` does, but that its workers are forked too."""
+    # Before there is a thread or an open database, neither of which may be taken along by a fork.
+    here, there = multiprocessing.Pipe()
+    spawner = FORK.Process(target=spawn, args=(there, here))
+    spawner.start()
+    there.close()
     orders.take()
     os.environ.update(orders.settings.to_environment())
     os.environ["CAESURA_API_KEY"] = KEY
-    app.LocalExecutor = ForkingExecutor  # type: ignore[misc, assignment]
+    app.LocalExecutor = lambda settings, on_exit: ForkingExecutor(settings, on_exit, here)  # type: ignore[misc, assignment]
     sys.argv = ["caesura", "serve"]
     cli.main()
 
 
-KEY = "sk-test-key-of-the-fault-points"
+def spawn(orders: Connection, others: Connection) -> None:
+    """Start the workers that come as orders, and say how they end, until the server is gone. They go on then."""
+    others.close()
+    workers: dict[int, tuple[str, str, BaseProcess]] = {}
+    while True:
+        for ready in wait([orders, *workers]):
+            try:
+                if ready is orders:
+                    order = orders.recv()
+                    if order is None:
+                        os._exit(0)
+                    settings, job_id, name = order
+                    taken = Orders(settings, settings.data_dir.with_name("workers.log"))
+                    process = FORK.Process(target=attempt, args=(taken, job_id, name))
+                    process.start()
+                    workers[process.sentinel] = name, job_id, process
+                else:
+                    assert isinstance(ready, int)
+                    name, job_id, process = workers.pop(ready)
+                    process.join()
+                    orders.send(WorkerExit(name, job_id, describe_exit(process.exitcode or 0)))
+            except (EOFError, OSError):
+                os._exit(0)
 
 
-@dataclass
 class ForkingExecutor:
     """An executor: its workers are not armed, and go on when the server is killed."""
 
-    settings: Settings
-    on_exit: Callable[[], None]
-    _workers: list[tuple[str, str, BaseProcess]] = field(default_factory=list[tuple[str, str, BaseProcess]])
+    def __init__(self, settings: Settings, on_exit: Callable[[], None], spawner: Connection) -> None:
+        # Of the class itself: what the settings were read by cannot go to another process.
+        self._settings = Settings.model_validate(settings.model_dump())
+        self._on_exit = on_exit
+        self._spawner = spawner
+        self._ended: list[WorkerExit] = []
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, job_id: str) -> str:
         name = f"worker-{random_text(12)}"
-        orders = Orders(self.settings, self.settings.data_dir.with_name("workers.log"))
-        process = start(attempt, orders, job_id, name)
-        threading.Thread(target=self._await_exit, args=(process.sentinel,), daemon=True).start()
-        self._workers.append((name, job_id, process))
+        self._spawner.send((self._settings, job_id, name))
         return name
 
     def tick(self) -> list[WorkerExit]:
-        ended = [worker for worker in self._workers if worker[2].exitcode is not None]
-        self._workers = [worker for worker in self._workers if worker not in ended]
-        return [WorkerExit(name, job_id, describe_exit(process.exitcode or 0)) for name, job_id, process in ended]
+        ended, self._ended = self._ended, []
+        return ended
 
     def close(self) -> None:
-        for _, _, process in self._workers:
-            process.terminate()
-        for _, _, process in self._workers:
-            process.join()
+        """Workers that are left go on, as if the server had been killed."""
+        self._spawner.send(None)
 
-    def _await_exit(self, sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        self.on_exit()
+    def _listen(self) -> None:
+        while True:
+            try:
+                self._ended.append(self._spawner.recv())
+            except (EOFError, OSError):
+                return
+            self._on_exit()

@@ -59,8 +59,17 @@ class Servers:
             except httpx.TransportError:
                 self.replace()
                 continue
+            if answer.status_code == 400 and answer.json()["error"]["code"] == "idempotency_key_interrupted":
+                return self._find_made(method, path, key, **values)
             assert answer.status_code == 200, answer.text
             return answer.json()
+
+    def _find_made(self, method: str, path: str, key: str, **values: Any) -> dict[str, Any]:
+        """As the answer says: look at the list. A part, which has none, is sent again, and the first is left out."""
+        if path.endswith("/parts"):
+            return self.send(method, path, key + "-again", **values)
+        newest = self.send("GET", "/files" if path.endswith("/complete") else path)["data"][0]
+        return {"file": newest} if path.endswith("/complete") else newest
 
     def replace(self) -> None:
         self.newest.join(60)
