@@ -120,7 +120,7 @@ class Scheduler:
             self._store.files.expire()
             self._store.uploads.expire()
             self._store.idempotency.expire()
-            sweep(self._store, self._storage)
+            sweep(self._store, self._storage, SWEEP_GRACE_S)
             self._swept_at = time.monotonic()
 
     def _run(self) -> None:
@@ -216,7 +216,7 @@ class Scheduler:
             faults.point(Point.LAUNCHED)
 
 
-def sweep(store: Store, storage: Storage, grace_s: float = SWEEP_GRACE_S) -> int:
+def sweep(store: Store, storage: Storage, grace_s: float) -> int:
     """Delete the blobs that no row names: what a crash has left, and what deleted rows have freed.
 
     Returns how many; those that were written in the last `grace_s` stay.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from caesura.store import Store, open_store
+from caesura.store.postgres import PostgresDatabase
 from caesura.store.sqlite import SqliteDatabase
+from tests.postgres import ABSENT, PostgresServer, find_binaries, running_postgres
 
 #: With it in the environment other histories are tried at every run, and many more; without it always the same ones.
 EXPLORE = "EXPLORE"
@@ -53,7 +57,32 @@ def _empty_sqlite() -> bytes:
         return (Path(folder) / "caesura.db").read_bytes()
 
 
-_OPENERS: dict[str, Callable[[], AbstractContextManager[tuple[Store, Store]]]] = {"sqlite": _open_sqlite}
+@contextmanager
+def _open_postgres() -> Generator[tuple[Store, Store], None, None]:
+    url = _postgres().new_database()
+    first, second = (Store(PostgresDatabase(url)) for _ in range(2))
+    try:
+        yield first, second
+    finally:
+        first.close()
+        second.close()
+
+
+@cache
+def _postgres() -> PostgresServer:
+    """One for all histories; hypothesis takes no fixture into them. It ends with this process."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip(ABSENT)
+    opened = ExitStack()
+    atexit.register(opened.close)
+    return opened.enter_context(running_postgres(binaries))
+
+
+_OPENERS: dict[str, Callable[[], AbstractContextManager[tuple[Store, Store]]]] = {
+    "sqlite": _open_sqlite,
+    "postgres": _open_postgres,
+}
 KINDS = list(_OPENERS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.storage = LocalStorage(folder)
         self.now = 1_700_000_000.0
         for module in CLOCKS:
-            clock = SimpleNamespace(time=lambda: self.now)
+            clock = SimpleNamespace(time=lambda: self.now, monotonic=time.monotonic)
             self.opened.enter_context(patch(f"caesura.store.{module}.time", clock))
         self.good, self.bad = self.write((EXAMPLES / "style_train.jsonl").read_bytes()), self.write(b"not JSON\n")
         self.num_made = 0

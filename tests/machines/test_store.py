@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -121,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.stores = self.opened.enter_context(open_stores(kind))
         self.now = 1_700_000_000.0
         for module in CLOCKS:
-            clock = SimpleNamespace(time=lambda: self.now)
+            clock = SimpleNamespace(time=lambda: self.now, monotonic=time.monotonic)
             self.opened.enter_context(patch(f"caesura.store.{module}.time", clock))
         self.expected = Expected()
         self.workers: list[Worker] = []
