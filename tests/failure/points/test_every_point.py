@@ -13,7 +13,9 @@ from caesura.faults import Point
 
 PACKAGE = Path(faults.__file__).parent
 #: What the tests of this folder say, wherever they say it.
-TESTS = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name)
+TESTS = "\n".join(
+    path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name
+)
 
 
 @pytest.mark.parametrize("point", Point)
