@@ -7,7 +7,6 @@ import torch
 from caesura.jobs import JobError
 from caesura.training.plan import Plan
 
-CODE = "out_of_memory"
 #: How torch's CPU allocator begins what it raises, which has no class of its own.
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
@@ -20,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def base_too_large(base: str) -> JobError:
     """The error of a job whose base model cannot even be loaded."""
     return JobError(
-        CODE,
+        "out_of_memory",
         f"The base model '{base}' does not fit into this machine's memory beside what else is in it. Lower the setting "
         "slots, so that fewer jobs train at the same time, or name a smaller base.",
         "model",
@@ -35,7 +34,7 @@ def step_too_large(step: int, plan: Plan, kind: str) -> JobError:
         setting = "micro_batch_tokens, or the job's max_completion_tokens"
         rows = f"{plan.sampled_together} answers at once, of up to {plan.max_completion_tokens} tokens each; {rows}"
     return JobError(
-        CODE,
+        "out_of_memory",
         f"Step {step} does not fit into this machine's memory ({rows}, rows of up to {plan.context_window} tokens). "
         f"Lower {setting}, or the model's context_window, in the server's settings, and create the job again: a job "
         "keeps the values that it began with. A lower batch_size does not help.",

@@ -63,6 +63,8 @@ def survived(request: pytest.FixtureRequest, undisturbed_of: Callable[[str], Out
         request.node.user_properties.append(("survived", [point, bench.method, what, "yes" if same else "NO"]))
         assert same
         bench.check_steps(job)
+        if not any(word in point for word in ("a state's", "both states")):
+            assert not any("is damaged" in message for message in bench.world.messages(job))
         bench.sweep()
 
     return note

@@ -85,7 +85,11 @@ def serve(orders: Orders) -> None:
     os.environ["CAESURA_API_KEY"] = KEY
     app.LocalExecutor = lambda settings, on_exit: ForkingExecutor(settings, on_exit, here)  # type: ignore[misc, assignment]
     sys.argv = ["caesura", "serve"]
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit:
+        here.send(None)  # it has not come as far as to have an executor that would end it
+        raise
 
 
 def spawn(orders: Connection, others: Connection) -> None:

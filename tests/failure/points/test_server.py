@@ -68,6 +68,8 @@ class Servers:
         """As the answer says: look at the list. A part, which has none, is sent again, and the first is left out."""
         if path.endswith("/parts"):
             return self.send(method, path, key + "-again", **values)
+        if path.endswith("/pause"):
+            return self.send("GET", path.removesuffix("/pause"))
         newest = self.send("GET", "/files" if path.endswith("/complete") else path)["data"][0]
         return {"file": newest} if path.endswith("/complete") else newest
 

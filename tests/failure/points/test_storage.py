@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from caesura.jobs import Status
-from caesura.training.memory import CODE
 from tests.failure.points.changes import ask_for_too_much, lose_the_loss
 from tests.failure.points.conftest import MakeBench, Survived
 from tests.failure.points.harness import Bench, wait_until_stopped
@@ -187,7 +186,7 @@ def test_a_step_that_never_fits_fails_the_job_with_the_setting_that_helps(bench:
 
     assert (codes, ended.status) == ([1, 1, 0], Status.FAILED)
     assert ended.error is not None
-    assert ended.error.code == CODE
+    assert ended.error.code == "out_of_memory"
     assert "Step 1 does not fit" in ended.error.message
     assert "Lower micro_batch_tokens, or the model's context_window" in ended.error.message
     assert str(bench.folder) not in ended.error.message
