@@ -28,7 +28,7 @@ LAYERS = (
 )
 #: Heavy or narrow packages → the only places that may import them.
 IMPORTERS = {
-    "torch": {"models", "inference", "training", "worker.__main__"},
+    "torch": {"models", "inference", "training", "worker.warm"},
     "transformers": {"models", "inference", "training"},
     "llguidance": {"inference"},
     "safetensors": {"models", "training"},

@@ -16,12 +16,13 @@ import httpx
 import pytest
 
 from caesura import scheduler
+from caesura.executors import WorkerExit
 from caesura.jobs import FINAL, Job, Status
 from caesura.scheduler import Scheduler
 from tests.failure.points import nursery
 from tests.failure.points.changes import SetClock, sweep_often
 from tests.failure.points.conftest import MakeBench, Survived
-from tests.failure.points.harness import Bench, NoExecutor, wait_until_stopped
+from tests.failure.points.harness import Bench, wait_until_stopped
 from tests.failure.points.nursery import KEY, Orders
 from tests.world import wait_until
 
@@ -184,6 +185,19 @@ def test_a_server_killed_while_it_cancels_has_cancelled(servers: Servers) -> Non
         httpx.post(f"{servers.urls[-1]}/fine_tuning/jobs/{id}/cancel", headers={"authorization": f"Bearer {KEY}"})
     servers.replace()
     assert servers.status(id) == "cancelled"
+
+
+class NoExecutor:
+    """Starts nothing, and holds nothing."""
+
+    def start(self, _job_id: str) -> str:
+        return "nobody"
+
+    def tick(self) -> list[WorkerExit]:
+        return []
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("at", ["sweep.listed:2", "sweep.deleted:1"])

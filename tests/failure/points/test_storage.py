@@ -128,17 +128,29 @@ def test_when_both_states_are_damaged_the_job_starts_anew(bench: Bench, survived
     survived(bench, job, "both states", how)
 
 
+def lock(database: sqlite3.Connection) -> bool:
+    try:
+        database.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("hold_s", [1.0, 30.0])
 def test_a_database_locked_by_another_process(make_bench: MakeBench, survived: Survived, hold_s: float) -> None:
     bench = make_bench(lease_s=2.0)
     job = bench.create_job()
     worker = bench.start(job, "step.recorded:stop:2")
     wait_until_stopped(worker)
-    other = sqlite3.connect(bench.world.settings.data_dir / "caesura.db", isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN EXCLUSIVE")
+    assert worker.pid is not None
+    path = bench.world.settings.data_dir / "caesura.db"
+    other = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
+    while not lock(other):  # the worker was stopped in the middle of a transaction of its keeper's
+        os.kill(worker.pid, signal.SIGCONT)
+        os.kill(worker.pid, signal.SIGSTOP)
+        wait_until_stopped(worker)
     freed = threading.Timer(hold_s, lambda: other.execute("ROLLBACK"))
     freed.start()
-    assert worker.pid is not None
     os.kill(worker.pid, signal.SIGCONT)
     while freed.is_alive():
         bench.world.store.recovery.expire_leases()
