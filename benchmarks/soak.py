@@ -40,7 +40,7 @@ SEEDS = (1, 2, 3, 4)
 MAX_S = 1200.0
 LOOK_S = 0.05
 #: Between two servers' deaths, the time that a job stays paused, that a worker stays stopped: past its lease.
-SERVER_LIFE_S, PAUSED_S, STOPPED_S, LEASE_S = 20.0, 0.5, 5.0, 3.0
+SERVER_LIFE_S, PAUSED_S, STOPPED_S, LEASE_S = 45.0, 0.5, 5.0, 3.0
 #: How likely a job is to meet each.
 CHANCES = {"pause": 0.25, "kill": 0.25, "stop": 0.05, "cancel": 0.15}
 COLUMNS = ("what", "how often")
@@ -111,6 +111,7 @@ def _running(url: str) -> Generator[Running, None, None]:
         "database_url": url,
         "slots": str(NUM_SLOTS),
         "threads": "1",
+        "warm_spare": "false",
         "lease_s": str(LEASE_S),
         "save_interval_s": "0.2",
     }
@@ -244,10 +245,8 @@ def _stop(running: Running) -> None:
 
 
 def _kill_all(data_dir: Path) -> None:
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("CAESURA_DATA_DIR") == str(data_dir):
-                process.kill()
+    for process in _processes_in(data_dir):
+        process.kill()
 
 
 def _bytes_of(running: Running, job_id: str) -> str:
@@ -285,7 +284,8 @@ def _check(running: Running, fates: dict[str, Fate], expected: dict[int, str]) -
 def _processes_in(data_dir: Path) -> Generator[psutil.Process, None, None]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("CAESURA_DATA_DIR") == str(data_dir):
+            is_there = process.status() != psutil.STATUS_ZOMBIE
+            if is_there and process.environ().get("CAESURA_DATA_DIR") == str(data_dir):
                 yield process
 
 
