@@ -17,6 +17,7 @@ from benchmarks import (
     preferences,
     rates,
     reinforcement,
+    saves,
     soak,
     training,
     validation,
@@ -26,7 +27,7 @@ from benchmarks.processes import say
 
 SECTIONS = (
     *("training", "latency", "rates", "lora_layers", "graders", "inference", "preferences", "reinforcement"),
-    *("validation", "load", "soak"),
+    *("validation", "load", "soak", "saves"),
 )
 
 
@@ -47,6 +48,7 @@ def main() -> None:
         "preferences": lambda: preferences.run(the_limit, options),
         "reinforcement": lambda: reinforcement.run(the_limit, options),
         "load": lambda: load.run(options),
+        "saves": lambda: saves.run(options),
         "soak": lambda: soak.run(options),
         "validation": lambda: validation.run(options),
     }
