@@ -23,9 +23,9 @@ from caesura.scheduler import Scheduler
 from caesura.storage import Blob, LocalStorage
 from caesura.store import Store
 from caesura.store.files import new_file
+from tests.machines.acts import CLOCKS, LEASE_S, pick, telling
 from tests.machines.compare import read_rows
 from tests.machines.stores import KINDS, open_stores, search
-from tests.machines.test_store import CLOCKS, LEASE_S, pick, telling
 from tests.world import EXAMPLES
 
 WHO = [
