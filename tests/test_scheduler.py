@@ -219,6 +219,24 @@ def test_the_end_of_a_paused_jobs_worker_does_not_count_against_the_resumed_job(
     assert world.store.jobs.get(job.id).stalled_attempts == 0
 
 
+def test_a_slow_worker_keeps_its_slot_though_its_job_was_paused_meanwhile(world: World, executor: FakeExecutor) -> None:
+    first, second = (world.create_job(example_rows("style_train.jsonl")) for _ in range(2))
+    scheduler = make_scheduler(world, executor)
+    scheduler.tick()
+    world.store.jobs.pause(first.id)
+    scheduler.tick()
+    world.store.jobs.resume(first.id)
+    scheduler.tick()
+    assert executor.started == [first.id]
+    assert world.store.attempts.claim(first.id, "worker-1", 60) is not None
+    scheduler.tick()
+    assert executor.started == [first.id]
+
+    world.store.jobs.cancel(first.id)
+    scheduler.tick()
+    assert executor.started == [first.id, second.id]
+
+
 def test_a_worker_that_cannot_start_is_tried_three_times(world: World, executor: FakeExecutor) -> None:
     job = world.create_job(example_rows("style_train.jsonl"))
     scheduler = make_scheduler(world, executor)

@@ -31,6 +31,7 @@ def search(num_examples: int, num_steps: int = 1) -> settings:
         derandomize=not explores,
         database=None,
         deadline=None,
+        report_multiple_bugs=False,
         phases=(Phase.generate,) if explores else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import copy
 import sys
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -30,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from caesura.errors import CaesuraError, LeaseLost, NotFound
+from caesura.errors import LeaseLost, NotFound
 from caesura.jobs import (
     ANNOUNCED,
     FINAL,
@@ -40,18 +36,17 @@ from caesura.jobs import (
     Artifact,
     Job,
     JobError,
-    Lease,
     Model,
     Reason,
     Status,
     TrainingState,
 )
 from caesura.storage import Blob
-from caesura.store import Store
 from caesura.store.files import new_file
 from caesura.store.rows import Telling
+from tests.machines.acts import CLOCKS, LEASE_S, Act, Worker, attempt, pick, telling, together
 from tests.machines.compare import compare, compare_views, read_rows
-from tests.machines.expected import Expected, ExpectedJob, reward_at
+from tests.machines.expected import Expected, ExpectedJob
 from tests.machines.stores import KINDS, open_stores, search
 
 MAX_JOBS = 8
@@ -85,32 +80,6 @@ ACTS = [
 DUTIES = ["validate", "validate", "worker gone", "launch failed", "expire"]
 #: What may come in a worker's way at the same moment.
 FOREIGN = ["pause", "resume", "cancel", "worker gone", "expire"]
-LEASE_S = 60.0
-#: Modules of the store that ask what time it is.
-CLOCKS = ("attempts", "recovery")
-
-
-@dataclass(eq=False)
-class Worker:
-    """One that once held the job. It goes on trying when it does not any more: it does not know."""
-
-    name: str
-    lease: Lease
-    store: Store
-    #: The last step that it has done.
-    step: int
-
-
-Act = Callable[[], Any]
-T = TypeVar("T")
-
-
-def attempt(act: Act) -> Any:
-    """What came of it: its value, or the class of the error."""
-    try:
-        return act()
-    except CaesuraError as error:
-        return type(error)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -501,27 +470,6 @@ class StoreMachine(RuleBasedStateMachine):
         rows = read_rows(self.stores[0])
         assert rows["states"] == []
         assert [row["status"] for row in rows["jobs"]] == [job.asked for job in self.expected.jobs.values()]
-
-
-def pick(values: list[T], number: int) -> T:
-    return values[number % len(values)]
-
-
-def telling(step: int, of_rewards: bool) -> Telling:
-    rewards = {"full_valid_mean_reward": reward_at(step)} if of_rewards else {}
-    return Telling(f"Step {step}/99", data={"step": step, **rewards}, type="metrics", key=f"step:{step}")
-
-
-def together(acts: list[Act]) -> list[Any]:
-    """What came of them, done by as many threads that begin at once."""
-    barrier = threading.Barrier(len(acts))
-
-    def run(act: Act) -> Any:
-        barrier.wait()
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
 
 
 @pytest.mark.parametrize("kind", KINDS)

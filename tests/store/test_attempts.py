@@ -347,3 +347,54 @@ def test_a_job_may_pause_itself_and_says_why(store: Store, make_job: MakeJob, cl
     with pytest.raises(LeaseLost):
         store.attempts.status(lease)
     assert store.jobs.resume(job.id).status is Status.QUEUED
+
+
+def test_a_release_finishes_the_pause_that_was_asked_for_a_moment_ago(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    lease = claim(job := make_job())
+    store.jobs.pause(job.id)
+    store.attempts.release(lease, make_state(5))
+
+    assert store.jobs.get(job.id).status is Status.PAUSED
+    assert store.models.find(job.checkpoint_name(5)) is not None
+    assert messages(store, job)[-1] == "Fine-tuning job paused"
+
+
+def test_where_the_last_states_are_damaged_what_is_saved_before_them_is_the_newest(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    lease = claim(job := make_job())
+    for step in (8, 10):
+        store.attempts.save(lease, make_state(step))
+    store.recovery.worker_gone("worker-1", "killed")
+    lease = claim(job, "worker-2")  # it finds both of them damaged, and begins anew
+    freed = [key for step in (3, 4) for key in store.attempts.save(lease, make_state(step, "b"))]
+
+    assert [state.step for state in store.jobs.list_states(job.id)] == [4, 3]
+    assert sorted(freed) == sorted(
+        key
+        for step in (8, 10)
+        for state in [make_state(step)]
+        for key in state.adapter.blobs() + state.optimizer.blobs()
+    )
+
+
+@pytest.mark.parametrize("gone", ["deleted", "dropped for better ones"])
+def test_a_pause_leaves_its_checkpoint_even_where_the_steps_model_is_gone(
+    store: Store, make_job: MakeJob, claim: Claim, gone: str
+) -> None:
+    lease = claim(job := make_job())
+    if gone == "deleted":
+        validated(store, lease, 4, 0.1)
+        store.models.delete(job.checkpoint_name(4))
+    else:
+        for step, reward in ((1, 0.5), (2, 0.9), (3, 0.5), (4, 0.1)):
+            validated(store, lease, step, reward)
+    assert store.models.find(job.checkpoint_name(4)) is None
+    store.jobs.pause(job.id)
+    assert store.attempts.pause(lease, paused_at := make_state(4, "again"))
+
+    model = store.models.find(job.checkpoint_name(4))
+    assert model is not None
+    assert (model.reason, model.adapter) == (Reason.PAUSE, paused_at.adapter)

@@ -130,3 +130,12 @@ def test_a_deleted_file_is_referenced_as_long_as_its_job_has_not_ended(
         store.jobs.cancel(job.id)
 
     assert ("files/1" in store.recovery.referenced_blobs()) == (end == "keep")
+
+
+def test_a_worker_that_claims_and_dies_at_once_is_counted_once(store: Store, make_job: MakeJob, claim: Claim) -> None:
+    job = make_job()
+    claim(job, "worker-1")
+    store.recovery.worker_gone("worker-1", "killed by SIGSEGV")
+    store.recovery.launch_failed(job.id, job.attempt, "killed by SIGSEGV")
+
+    assert store.jobs.get(job.id).stalled_attempts == 1
