@@ -45,8 +45,8 @@ def run(options: Options) -> str:
         report.table(COLUMNS, rows),
         f"A supervised job (LoRA, batch {BATCH_SIZE}) by the worker's own code for {SECONDS:.0f} s, saved every "
         f"{interval_s:.0f} s. `step held up`: what a save holds the steps up by, the copy of the state; the rest is "
-        "done by a thread beside them, which takes `save ms` with its syncs, and `its CPU ms` from cores that the steps "
-        "would use.",
+        "done by a thread beside them, which takes `save ms` with its syncs, and `its CPU ms` from cores that the "
+        "steps would use.",
         report.bar(
             f"at most {BAR:.0%} of the steps' time ({max(shares):.2%} at most)",
             max(shares) <= BAR,
