@@ -127,3 +127,16 @@ def test_a_damaged_training_state_is_told_and_the_one_before_it_serves(
 
     assert world.outcome(job) == world.outcome(undisturbed)
     assert "The training state saved at step 6 is damaged; the one before it is used" in world.messages(job)
+
+
+def test_another_number_of_threads_comes_close(world: World, training: Rows) -> None:
+    one = world.run(create(world, training))
+    world.settings = world.settings.model_copy(update={"threads": 2})
+    two = world.run(create(world, training))
+
+    losses_of_one, losses_of_two = (
+        [metrics["train_loss"] for metrics in world.store.jobs.list_metrics(job.id)][:3] for job in (one, two)
+    )
+    assert two.plan is not None
+    assert two.plan["threads"] == 2
+    assert losses_of_two == pytest.approx(losses_of_one, rel=1e-5)
