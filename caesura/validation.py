@@ -112,7 +112,6 @@ class Validator:
         with child:
             with suppress(BrokenPipeError):  # it has died already: told below
                 child.stdin.write(json.dumps(request).encode() + b"\n")
-                child.stdin.flush()
             reply = child.stdout.read()
             child.wait()
         with self._lock:
@@ -135,6 +134,7 @@ class Validator:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(descriptor,),
+                bufsize=0,  # what it died before reading would be flushed, and fail, once more when the pipe is closed
                 start_new_session=True,  # Ctrl-C is for the server, which ends this process
             )
             return self._child
