@@ -38,6 +38,8 @@ SWEEP_INTERVAL_S = 60.0
 SWEEP_GRACE_S = 900.0
 #: A stored response is kept for so long: 30 days.
 RESPONSE_LIFE_S = 30 * 86_400
+#: No other server launches a worker for a job in this time, unless this one says so again: a crash in between costs it.
+LAUNCH_S = 5.0
 #: The clock of the day was set where it moved by so much against the one that only runs.
 CLOCK_SLACK_S = 1.0
 #: A lease that runs for so much longer than leases do was written by another clock.
@@ -98,6 +100,7 @@ class Scheduler:
         self._validator.close()
         self._pool.shutdown(cancel_futures=True)
         self._executor.close()
+        self._store.jobs.keep_reserved(self._coming(), for_s=0)
 
     def wake(self) -> None:
         """Look at the database now. May be called from any thread."""
@@ -203,17 +206,18 @@ class Scheduler:
             queued = self._store.jobs.still_queued({launch.job_id for launch in self._starting.values()})
             for launch in self._starting.values():
                 launch.is_superseded |= launch.job_id not in queued
-        # Asked last: who claims meanwhile is counted twice rather than not at all.
-        room = self._slots - self._store.jobs.num_active() - len(self._starting)
-        if room <= 0:
-            return
+            self._store.jobs.keep_reserved(self._coming(), LAUNCH_S)
+        # A worker whose job was taken from the queue needs a slot all the same: it may find it there again.
+        slots = self._slots - sum(launch.is_superseded for launch in self._starting.values())
         starting = {launch.job_id for launch in self._starting.values()}
-        # Whichever of them are starting, there are `room` others among so many.
-        waiting = [launch for launch in self._store.jobs.queued(self._slots).items() if launch[0] not in starting]
-        for job_id, attempt in waiting[:room]:
+        for job_id, attempt in self._store.jobs.reserve(slots, LAUNCH_S, starting).items():
             faults.point(Point.LAUNCHING)
             self._starting[self._executor.start(job_id)] = _Launch(job_id, attempt)
             faults.point(Point.LAUNCHED)
+
+    def _coming(self) -> list[str]:
+        """The jobs that wait for a worker that is on its way."""
+        return [launch.job_id for launch in self._starting.values() if not launch.is_superseded]
 
 
 def sweep(store: Store, storage: Storage, grace_s: float) -> int:

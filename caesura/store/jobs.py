@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -145,11 +146,31 @@ class Jobs:
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query).mappings()]
 
-    def queued(self, limit: int) -> dict[str, int]:
-        """The oldest jobs that wait for a worker, in their order: each one's id → how often it was claimed so far."""
-        query = _oldest((_JOBS.id, _JOBS.attempt), Status.QUEUED, limit)
+    def reserve(self, slots: int, for_s: float, coming: Collection[str]) -> dict[str, int]:
+        """Reserve the oldest jobs that wait for a worker, as many as `slots` has room for beside those that have one or
+        are reserved, so that no other server starts a worker for them within `for_s`. Not the jobs that are `coming`.
+
+        Returns each one's id → how often it was claimed so far, the oldest first.
+        """
+        free = _JOBS.lease_expires_at.is_(None) | ~_is_reserved(for_s)
+        waiting = _oldest((_JOBS.id, _JOBS.attempt), Status.QUEUED, slots).where(free, _JOBS.id.not_in(coming))
+        taken = select(count()).where(
+            _JOBS.lease_expires_at.is_not(None), _JOBS.status.in_(ACTIVE) | _is_reserved(for_s)
+        )
         with self._database.read() as connection:
-            return {row.id: row.attempt for row in connection.execute(query)}
+            if connection.execute(waiting.limit(1)).first() is None or connection.execute(taken).scalar_one() >= slots:
+                return {}  # the usual case takes no write transaction
+        with self._database.write() as connection:
+            self._database.alone(connection, "launches")
+            room = max(0, slots - connection.execute(taken).scalar_one())
+            reserved = {row.id: row.attempt for row in connection.execute(waiting.limit(room))}
+            _reserve(connection, reserved, for_s)
+        return reserved
+
+    def keep_reserved(self, job_ids: Collection[str], for_s: float) -> None:
+        """Reserve those of the jobs that still wait for `for_s` from now: their workers are on their way."""
+        with self._database.write() as connection:
+            _reserve(connection, job_ids, for_s)
 
     def still_queued(self, job_ids: Collection[str]) -> set[str]:
         """Those of the jobs that wait for a worker."""
@@ -165,12 +186,6 @@ class Jobs:
         with self._database.read() as connection:
             found = (connection.execute(query).scalar_one_or_none() for query in queries)
             return next((base for base in found if base is not None), None)
-
-    def num_active(self) -> int:
-        """How many jobs have a worker."""
-        query = select(count()).where(_JOBS.status.in_(ACTIVE))
-        with self._database.read() as connection:
-            return connection.execute(query).scalar_one()
 
     def still_without(self, workers: Collection[str]) -> set[str]:
         """Those of the workers that hold no job."""
@@ -268,6 +283,17 @@ def _values(job: Job) -> dict[str, Any]:
 
 def _oldest(what: Sequence[Any], status: Status, limit: int) -> Select[*tuple[Any, ...]]:
     return select(*what).where(_JOBS.status == status).order_by(_JOBS.seq).limit(limit)
+
+
+def _is_reserved(for_s: float) -> ColumnElement[bool]:
+    """Of jobs that wait. A reservation that would hold for much longer than they do was written by another clock."""
+    return (_JOBS.status == Status.QUEUED) & _JOBS.lease_expires_at.between(time.time(), time.time() + 2 * for_s)
+
+
+def _reserve(connection: Connection, job_ids: Collection[str], for_s: float) -> None:
+    which = (_JOBS.id.in_(job_ids), _JOBS.status == Status.QUEUED)
+    if job_ids:
+        connection.execute(update(tables.jobs).where(*which).values(lease_expires_at=time.time() + for_s))
 
 
 def newest_states(job_id: str) -> Select[Any]:

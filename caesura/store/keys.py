@@ -113,10 +113,11 @@ class Keys:
             owner = connection.execute(select(_PROJECTS.organization).where(is_first)).scalar_one_or_none()
         if owner == organization:
             return  # the usual case takes no write transaction
-        others = select(_PROJECTS.id).where(_PROJECTS.organization == organization, _PROJECTS.name == FIRST_NAME)
+        has_its_name = (_PROJECTS.organization == organization) & (_PROJECTS.name == FIRST_NAME)
         with self._database.write() as connection:
             self._database.alone(connection, "projects")
-            if connection.execute(others).first() is not None:
+            # Another server may have made the first project the organization's a moment ago.
+            if connection.execute(select(_PROJECTS.id).where(has_its_name, ~is_first)).first() is not None:
                 raise SettingsInvalid(
                     f"The setting 'organization' is '{organization}', which has a project '{FIRST_NAME}' of its own "
                     f"already: the server's first project, of '{owner}', cannot become another. Set it back."

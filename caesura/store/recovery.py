@@ -55,7 +55,7 @@ class Recovery:
         Where somebody has kept the database locked so long that no worker could renew its lease, every lease runs for
         `lease_s` from now instead.
         """
-        expired = _JOBS.lease_expires_at < time.time()
+        expired = _IS_ACTIVE & (_JOBS.lease_expires_at < time.time())
         with self._database.read() as connection:
             if connection.execute(select(_JOBS.id).where(expired).limit(1)).first() is None:
                 return  # the usual case takes no write transaction
@@ -80,7 +80,8 @@ class Recovery:
             _restart_leases(connection, lease_s, too_long)
 
     def launch_failed(self, job_id: str, attempt: int, cause: str) -> None:
-        """Count a worker that ended before it claimed the queued job; the third one in a row fails the job.
+        """Count a worker that ended before it claimed the queued job, and give up its reservation; the third one in a
+        row fails the job.
 
         `attempt`: how often the job was claimed when the worker was started. Where somebody has claimed it since, that
         one was counted, be it this worker or another that was faster.
@@ -89,7 +90,7 @@ class Recovery:
         statement = (
             update(tables.jobs)
             .where(_JOBS.id == job_id, queued)
-            .values(stalled_attempts=_JOBS.stalled_attempts + 1)
+            .values(stalled_attempts=_JOBS.stalled_attempts + 1, lease_expires_at=None)
             .returning(_JOBS.stalled_attempts)
         )
         with self._database.write() as connection:

@@ -16,7 +16,7 @@ from tests.machines.expected import reward_at
 
 LEASE_S = 60.0
 #: Modules of the store that ask what time it is.
-CLOCKS = ("attempts", "recovery")
+CLOCKS = ("attempts", "jobs", "recovery")
 
 
 @dataclass(eq=False)

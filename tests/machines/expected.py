@@ -305,14 +305,30 @@ class Expected:
 
     def expire_leases(self, at: float) -> None:
         for job in self.jobs.values():
-            if job.expires_at is not None and job.expires_at < at:
+            if job.status in ACTIVE and job.expires_at is not None and job.expires_at < at:
                 job.mend("its lease ran out")
+
+    def reserve(self, slots: int, at: float, for_s: float, coming: Sequence[str]) -> dict[str, int]:
+        queued = {job_id: job for job_id, job in self.jobs.items() if job.status is Status.QUEUED}
+        reserved = {
+            job_id for job_id, job in queued.items() if job.expires_at and at <= job.expires_at <= at + 2 * for_s
+        }
+        room = slots - len(reserved) - sum(job.status in ACTIVE for job in self.jobs.values())
+        chosen = [job_id for job_id in queued if job_id not in reserved and job_id not in coming][: max(0, room)]
+        self.keep_reserved(chosen, at + for_s)
+        return {job_id: self.jobs[job_id].attempt for job_id in chosen}
+
+    def keep_reserved(self, job_ids: Sequence[str], until: float) -> None:
+        for job_id in job_ids:
+            if self.jobs[job_id].status is Status.QUEUED:
+                self.jobs[job_id].expires_at = until
 
     def launch_failed(self, job_id: str, attempt: int, cause: str) -> None:
         """A worker that was started after so many claims has ended without one."""
         job = self.jobs[job_id]
         if job.status is Status.QUEUED and job.attempt == attempt:
             job.stalled += 1
+            job.expires_at = None
             if job.stalled >= NUM_STALLED_ATTEMPTS:
                 job.fail_for_stalling(cause)
 

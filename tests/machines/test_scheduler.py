@@ -73,7 +73,8 @@ class Processes:
         assert job_id in waiting
         coming = {process.job_id for process in self.alive if not process.is_seen}
         assert job_id not in coming, "it is launched twice"
-        assert set(waiting[: waiting.index(job_id)]) <= coming, "an older job waits"
+        reserved = {row["id"] for row in rows if row["status"] == Status.QUEUED and row["lease_expires_at"] is not None}
+        assert set(waiting[: waiting.index(job_id)]) <= coming | reserved, "an older job waits"
         self.num_started += 1
         attempt = next(row["attempt"] for row in rows if row["id"] == job_id)
         process = Process(f"worker-{self.number}-{self.num_started}", job_id, attempt, self.store)
@@ -255,8 +256,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         coming = [process for process in processes.alive if not process.is_seen]
         for process in coming:
             process.is_superseded |= self.status(process.job_id) is not Status.QUEUED
-        waiting = {row["id"] for row in rows if row["status"] == Status.QUEUED} - {one.job_id for one in coming}
-        assert not waiting or len(active) + len(coming) >= self.slots, "a slot idles"
+        queued = {row["id"]: row["lease_expires_at"] or 0.0 for row in rows if row["status"] == Status.QUEUED}
+        reserved = {job_id for job_id, until in queued.items() if until >= self.now}
+        waiting = queued.keys() - reserved - {one.job_id for one in coming}
+        taken = len(active) + len(reserved) + sum(one.job_id not in reserved for one in coming)
+        assert not waiting or taken >= self.slots, "a slot idles"
         for row in rows:
             if row["id"] in before and row["status"] == Status.FAILED and STALLED in row["error"]["message"]:
                 assert self.stalled[row["id"]] >= 3, "it failed too early"

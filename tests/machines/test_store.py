@@ -77,7 +77,7 @@ ACTS = [
         "fail",
     ),
 ]
-DUTIES = ["validate", "validate", "worker gone", "launch failed", "expire"]
+DUTIES = ["validate", "validate", "reserve", "reserve", "worker gone", "launch failed", "expire"]
 #: What may come in a worker's way at the same moment.
 FOREIGN = ["pause", "resume", "cancel", "worker gone", "expire"]
 
@@ -366,6 +366,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.validate(server, pick(self.in_status(Status.VALIDATING_FILES) or jobs, number), number < 80)
         elif duty == "worker gone" and self.workers:
             self.gone(server, pick(self.workers, number))
+        elif duty == "reserve":
+            self.reserve(server, number)
         elif duty == "launch failed":
             self.launch_failed(server, pick(self.in_status(Status.QUEUED) or jobs, number), number % 3 == 0)
         else:
@@ -391,6 +393,26 @@ class StoreMachine(RuleBasedStateMachine):
         """Time passes, or the clock is set back; a server looks at it."""
         self.now += seconds
         self.both(self.stores[server].recovery.expire_leases, lambda: self.expected.expire_leases(self.now))
+
+    def reserve(self, server: int, number: int) -> None:
+        """For as long as the odd leases hold. Two servers may do it at once: then as if one had come first."""
+        slots, for_s, coming = number % 4, LEASE_S / 2, self.in_status(*UNFINISHED)[: number // 90]
+        theirs, mine = (
+            (
+                lambda jobs=self.stores[index].jobs: jobs.reserve(slots, for_s, coming),
+                lambda: self.expected.reserve(slots, self.now, for_s, coming),
+            )
+            for index in (server, 1 - server)
+        )
+        if number % 3 == 0:
+            self.settle(theirs, mine)
+            return
+        self.both(*mine)
+        if number % 3 == 1 and coming:
+            self.both(
+                lambda: self.stores[server].jobs.keep_reserved(coming, for_s),
+                lambda: self.expected.keep_reserved(coming, self.now + for_s),
+            )
 
     def launch_failed(self, server: int, job_id: str, is_late: bool) -> None:
         """`is_late`: somebody has claimed the job since the worker was launched."""

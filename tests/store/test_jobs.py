@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -216,6 +217,52 @@ def test_of_a_pause_and_a_cancel_at_once_the_events_match_the_end(store: Store, 
     cancelled = "Fine tuning process stopping due to job cancellation"
     expected = ["Fine-tuning job paused", cancelled] if pause.exception() is None else [cancelled]
     assert messages(store, job)[3:] == expected
+
+
+def test_a_reserved_job_is_left_to_its_server_until_the_time_is_over(store: Store, make_job: MakeJob) -> None:
+    first, second, third = (make_job().id for _ in range(3))
+    assert store.jobs.reserve(2, 60.0, []) == {first: 0, second: 0}
+    assert store.jobs.reserve(2, 60.0, []) == {}
+    assert store.jobs.reserve(4, 60.0, []) == {third: 0}
+
+    store.jobs.keep_reserved([second], for_s=-1.0)
+    assert store.jobs.reserve(3, 60.0, [second]) == {}
+    assert store.jobs.reserve(3, 60.0, []) == {second: 0}
+
+
+def test_a_reservation_ends_with_the_launch_and_with_the_queue(
+    store: Store, make_job: MakeJob, claim: Callable[..., Lease]
+) -> None:
+    jobs = [make_job() for _ in range(3)]
+    failed, paused, claimed = (job.id for job in jobs)
+    store.jobs.reserve(3, 60.0, [])
+    store.recovery.launch_failed(failed, 0, "exit code 1")
+    store.jobs.pause(paused)
+    store.jobs.resume(paused)
+    claim(jobs[2])
+    store.recovery.worker_gone("worker-1", "killed")
+
+    assert list(store.jobs.reserve(3, 60.0, [])) == [failed, paused, claimed]
+
+
+def test_a_reservation_of_a_clock_that_was_ahead_holds_nobody_up(
+    store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, now = make_job(), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    store.jobs.reserve(1, 5.0, [])
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    assert store.jobs.reserve(1, 5.0, []) == {job.id: 0}
+
+
+def test_jobs_with_workers_leave_no_room(store: Store, make_job: MakeJob, claim: Callable[..., Lease]) -> None:
+    claim(make_job())
+    waiting = make_job().id
+
+    assert store.jobs.reserve(1, 60.0, []) == {}
+    assert store.jobs.reserve(0, 60.0, []) == store.jobs.reserve(-1, 60.0, []) == {}
+    assert store.jobs.reserve(2, 60.0, []) == {waiting: 0}
 
 
 def test_the_base_in_demand_is_that_of_the_next_job_else_of_the_newest(

@@ -129,6 +129,15 @@ def test_of_many_claims_at_once_one_has_the_job(open_again: Open, make_job: Make
     assert sum(claim is not None for claim in claims) == 1
 
 
+def test_servers_that_reserve_at_once_reserve_each_job_once_and_no_more_than_there_is_room(
+    open_again: Open, make_job: MakeJob, pool: ThreadPoolExecutor
+) -> None:
+    jobs, others = [make_job().id for _ in range(6)], [open_again() for _ in range(4)]
+    reserved = list(pool.map(lambda other: other.jobs.reserve(4, 60.0, []), others))
+
+    assert sorted(job_id for one in reserved for job_id in one) == sorted(jobs[:4])
+
+
 def test_a_save_that_meets_a_cancel_writes_nothing(
     store: Store,
     open_again: Open,

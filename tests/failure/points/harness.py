@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -142,6 +145,26 @@ def wait_until_stopped(process: BaseProcess) -> None:
     handle = psutil.Process(process.pid)
     wait_until(lambda: handle.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE), "the worker to be stopped")
     assert handle.status() == psutil.STATUS_STOPPED
+
+
+def stop_outside_a_transaction(process: BaseProcess, world: World) -> None:
+    """It stopped at its point; where another of its threads has the database's lock it goes on a little."""
+    wait_until_stopped(process)
+    assert process.pid is not None
+    while _is_locked(world):
+        os.kill(process.pid, signal.SIGCONT)
+        wait_until(lambda: not _is_locked(world), "the worker's transaction to end")
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_until_stopped(process)
+
+
+def _is_locked(world: World) -> bool:
+    with closing(sqlite3.connect(world.settings.data_dir / "caesura.db", timeout=0, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def describe(exit_code: int) -> str:

@@ -11,7 +11,12 @@ import pytest
 from caesura.jobs import Status
 from tests.failure.points.changes import PauseAfter
 from tests.failure.points.conftest import MakeBench, Survived
-from tests.failure.points.harness import NUM_STEPS, STEPS_PER_EPOCH, wait_until_stopped
+from tests.failure.points.harness import (
+    NUM_STEPS,
+    STEPS_PER_EPOCH,
+    stop_outside_a_transaction,
+    wait_until_stopped,
+)
 from tests.world import wait_until
 
 METHODS = ("supervised", "dpo", "reinforcement")
@@ -125,7 +130,7 @@ def test_a_worker_stopped_past_its_lease(make_bench: MakeBench, survived: Surviv
     job = bench.create_job()
     name, number = at.split(":")
     sleeper = bench.start(job, f"{name}:stop:{number}")
-    wait_until_stopped(sleeper)
+    stop_outside_a_transaction(sleeper, bench.world)
 
     def expired() -> bool:
         bench.world.store.recovery.expire_leases()
