@@ -20,12 +20,13 @@ from caesura.settings import EMBEDDED_BASE
 
 NUM_ROWS = 640
 POLL_S = 0.02
+CLAIM_POLL_S = 0.005
 TIMEOUT_S = 60.0
 #: A job trains for so long before it is paused.
 TRAINING_S = 2.0
 NUM_WARM_CHATS = 5
 CHAT_TOKENS = 16
-FIRST_STEP_BAR_S, PAUSE_BAR_S, RESUME_BAR_S = 2.0, 1.0, 3.0
+FIRST_STEP_BAR_S, CLAIM_BAR_S, PAUSE_BAR_S, RESUME_BAR_S = 2.0, 0.5, 1.0, 3.0
 
 COLUMNS = ("seconds", "with a warm spare", "without")
 MEMORY_COLUMNS = ("process", "RSS MiB", "peak RSS MiB")
@@ -36,6 +37,7 @@ class Jobs:
     """Seconds, one of each cycle; and processes → MiB now and at their peak."""
 
     first_step: list[float] = field(default_factory=list[float])
+    claim_to_step: list[float] = field(default_factory=list[float])
     step: list[float] = field(default_factory=list[float])
     pause: list[float] = field(default_factory=list[float])
     worker_gone: list[float] = field(default_factory=list[float])
@@ -98,7 +100,10 @@ def _cycle(server: RunningServer, client: OpenAI, file_id: str, jobs: Jobs, has_
             "supervised": {"hyperparameters": {"n_epochs": 10, "batch_size": BATCH_SIZE}},
         },
     ).id
+    _await_claim(client, job_id)
+    claimed = time.perf_counter()
     _await_step(client, job_id, after=0)
+    jobs.claim_to_step.append(time.perf_counter() - claimed)
     jobs.first_step.append(time.perf_counter() - began)
     worker = spare or server.find("caesura.worker", job_id)
     assert worker is not None
@@ -148,6 +153,13 @@ def _last_step(client: OpenAI, job_id: str) -> int:
     return 0
 
 
+def _await_claim(client: OpenAI, job_id: str) -> None:
+    def is_claimed() -> bool | None:
+        return client.fine_tuning.jobs.retrieve(job_id).status == "running" or None
+
+    await_value(is_claimed, CLAIM_POLL_S, TIMEOUT_S, "claim")
+
+
 def _await_step(client: OpenAI, job_id: str, after: int) -> int:
     def newer() -> int | None:
         step = _last_step(client, job_id)
@@ -191,6 +203,7 @@ def _report(warm: Jobs, cold: Jobs, chats: Chats, started_s: float) -> str:
 
     seconds = (
         row("create → first told step", "first_step"),
+        row("status running → first told step", "claim_to_step"),
         row("step in training", "step"),
         row("pause → status paused", "pause"),
         row("pause → the worker's process is gone", "worker_gone"),
@@ -219,13 +232,17 @@ def _report(warm: Jobs, cold: Jobs, chats: Chats, started_s: float) -> str:
 
 
 def _bars(warm: Jobs) -> str:
-    first, resume = max(warm.first_step), max(warm.resume)
+    first, claimed, resume = max(warm.first_step), max(warm.claim_to_step), max(warm.resume)
     over = max(pause - step for pause, step in zip(warm.pause, warm.step, strict=True))
     return "\n".join(
         (
             report.bar(
                 f"first step within {FIRST_STEP_BAR_S:.0f} s with a warm spare (worst: {first:.2f} s)",
                 first <= FIRST_STEP_BAR_S,
+            ),
+            report.bar(
+                f"from the claim to the first step within {CLAIM_BAR_S} s with a warm spare (worst: {claimed:.2f} s)",
+                claimed <= CLAIM_BAR_S,
             ),
             report.bar(
                 f"pause within one step and {PAUSE_BAR_S:.0f} s (worst: one step and {max(0.0, over):.2f} s)",

@@ -24,6 +24,8 @@ from caesura.jobs import Artifact
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 _TEMPORARY = ".tmp"
+#: A folder is made again so often.
+MAX_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,9 @@ class LocalStorage:
 
     def list(self) -> Iterator[tuple[str, float]]:
         now = time.time()
-        for path in self._root.rglob("*"):
-            with suppress(FileNotFoundError):
-                if path.is_file():
+        for folder, _, names in os.walk(self._root, onerror=_raise_unless_gone):
+            for path in (Path(folder, name) for name in names):
+                with suppress(FileNotFoundError):
                     yield path.relative_to(self._root).as_posix(), now - path.stat().st_mtime
 
     def delete(self, key: str) -> None:
@@ -145,12 +147,19 @@ class LocalWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("xb")
+            self._file = self._open()
             faults.point(Point.BLOB_OPENED)
         except OSError as error:
             raise StorageUnavailable from error
         return self
+
+    def _open(self) -> BinaryIO:
+        for _ in range(MAX_TRIES):
+            # Who deletes the last blob of a folder deletes the folder: perhaps between these two.
+            with suppress(FileNotFoundError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                return self._temporary.open("xb")
+        raise FileNotFoundError(self._temporary)
 
     def write(self, data: bytes) -> None:
         assert self._file is not None
@@ -187,6 +196,11 @@ class LocalWriter:
     @property
     def blob(self) -> Blob:
         return Blob(self._key, self._size, self._hash.hexdigest())
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,50 @@ def test_damage_is_noticed(storage: LocalStorage, tmp_path: Path, damage: object
 
 def test_two_artifacts_never_share_a_prefix(storage: LocalStorage) -> None:
     assert put_files(storage, "adapters", {}).prefix != put_files(storage, "adapters", {}).prefix
+
+
+def test_a_folder_that_is_deleted_as_a_blob_is_opened_in_it_is_made_again(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, lost = Path.mkdir, list[Path]()
+
+    def make_and_lose(self: Path, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        if self.name == "files" and not lost:  # another server deletes the last blob there
+            self.rmdir()
+            lost.append(self)
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with storage.writer("files/a") as writer:
+        writer.write(b"a")
+
+    assert lost
+    with storage.open("files/a") as file:
+        assert file.read() == b"a"
+
+
+def test_a_folder_that_is_deleted_while_blobs_are_listed_is_passed_over(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        with storage.writer(f"adapters/{name}/weights"):
+            pass
+    scan = os.scandir
+
+    def scan_and_lose(folder: Any) -> Any:
+        if Path(folder).name == "b":
+            storage.delete("adapters/b/weights")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scan_and_lose)
+
+    assert {key for key, _ in storage.list()} == {"adapters/a/weights", "adapters/c/weights"}
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_folder: Any) -> Any:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        list(storage.list())
