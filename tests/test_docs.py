@@ -18,7 +18,7 @@ from caesura.api import explain
 from caesura.api.front import OPEN_PATHS
 from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.prompts import PromptRow, parse_prompts
-from caesura.data.rows import Row, parse_rows
+from caesura.data.rows import Row, TextRow, parse_rows
 from caesura.jobs import Status, Told
 from caesura.schema.chat import CreateChatCompletion
 from caesura.schema.completions import CreateCompletion
@@ -208,9 +208,10 @@ def test_the_python_on_a_page_compiles(path: Path) -> None:
 
 
 def test_the_rows_on_the_page_of_data_are_valid() -> None:
-    chats, pairs, prompts = blocks(page("data.md"), "jsonl")
+    chats, texts, pairs, prompts = blocks(page("data.md"), "jsonl")
 
     assert all(isinstance(row, Row) for row in parse_rows(chats.encode().splitlines()))
+    assert all(isinstance(row, TextRow) for row in parse_rows(texts.encode().splitlines()))
     assert all(isinstance(row, PreferenceRow) for row in parse_preferences(pairs.encode().splitlines()))
     assert all(isinstance(row, PromptRow) for row in parse_prompts(prompts.encode().splitlines()))
 

@@ -144,7 +144,7 @@ def _open_base(name: str, config: Path | None) -> Base:
             "[models] in caesura.toml; of a tuned model, name its base."
         )
     tokenizer, context_window = load_tokenizer(resolved, settings.bases()[resolved])
-    prepare_tokenizer(resolved, tokenizer, datetime.now(UTC))
+    prepare_tokenizer(tokenizer, datetime.now(UTC))
     return Base(resolved, tokenizer, context_window)
 
 

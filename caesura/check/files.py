@@ -17,23 +17,25 @@ from caesura.data.pairs import Pair, render_pair
 from caesura.data.preferences import PreferenceRow
 from caesura.data.prompt_tokens import PromptTokens, render_prompt
 from caesura.data.prompts import Needed, PromptRow
-from caesura.data.render import Example, Tokenizer, render_row
-from caesura.data.rows import Row
+from caesura.data.render import Example, Tokenizer
+from caesura.data.rows import Row, TextRow
+from caesura.data.texts import render_example
 from caesura.data.validate import FORMATS, MAX_PROBLEMS, Report, line_reader, validate
 from caesura.errors import InvalidData
 from caesura.jobs import JobError
+from caesura.models.loading import ChatTokenizer
 from caesura.training.hyperparameters import Hyperparameters, resolve
-from caesura.training.rendering import LACKING, nothing_to_learn
+from caesura.training.rendering import LACKING, nothing_to_learn, require_template
 
 #: Of rows that something is said of, so many lines are named.
 MAX_LINES = 20
 _DIGEST_BYTES = 8
 
-AnyRow = Row | PreferenceRow | PromptRow
+AnyRow = Row | TextRow | PreferenceRow | PromptRow
 _Render = Callable[[Any, Tokenizer, int], Example | Pair | PromptTokens]
 #: As a worker renders the rows of each method.
 _RENDERERS: dict[str, _Render] = {
-    "supervised": render_row,
+    "supervised": render_example,
     "dpo": render_pair,
     "reinforcement": render_prompt,
 }
@@ -43,7 +45,7 @@ class Base(NamedTuple):
     """Of a base model, what rows need to become tokens."""
 
     name: str
-    tokenizer: Tokenizer
+    tokenizer: ChatTokenizer
     context_window: int
 
 
@@ -124,12 +126,14 @@ def count(
     watch: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
 ) -> Checked:
     """The good file with its tally, or with the rows that cannot be rendered. `others`: the digests of the other file's
-    rows. `watch` sees the lines go by. Raises OSError.
+    rows. `watch` sees the lines go by. Raises OSError, and InvalidRequest where the base has no chat template.
     """
     tally, problems, num_problems = Tally(), list[Problem](), 0
     expected, render = FORMATS[method], _RENDERERS[method]
     with checked.path.open("rb") as lines:
         for row in parse_lines(watch(lines), expected, line_reader(method, needed)):
+            if not isinstance(row, Problem):
+                require_template(base.name, base.tokenizer, [row])
             problem = row if isinstance(row, Problem) else _render(row, render, base, tally, others)
             num_problems += problem is not None
             if problem is not None and num_problems <= MAX_PROBLEMS:
@@ -183,6 +187,8 @@ def _digest(row: AnyRow) -> bytes:
     """Of all that the row holds, whatever the order of its keys."""
     if isinstance(row, PromptRow):
         content: Any = row.item
+    elif isinstance(row, TextRow):
+        content = [row.prompt, row.completion]
     elif isinstance(row, PreferenceRow):
         content = [row.messages, row.preferred, row.non_preferred, row.tools]
     else:

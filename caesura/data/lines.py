@@ -28,6 +28,8 @@ class Format:
 
 
 CHAT = Format("supervised", "fine-tune-chat", '{"messages": [...]}')
+#: The older one, of text.
+TEXT = Format("supervised", "fine-tune-completion", '{"prompt": "...", "completion": "..."}')
 PREFERENCE = Format(
     "dpo",
     "fine-tune-preference",
@@ -157,7 +159,7 @@ def _load(content: bytes, place: Place, expected: Format) -> tuple[dict[str, Any
         place.fail(" is not a dictionary", f"Write each line as {expected.example}.")
     row = without_nulls(value)
     place = Place(place.line, place.name, place.path, _format(row, expected))
-    if place.format not in (None, expected):
+    if place.format is not None and place.format.method != expected.method:
         place.fail(
             f" is in the {place.format.name} format, but the specified fine-tuning job is using '{expected.method}' as"
             " the training method",
@@ -171,8 +173,10 @@ def _format(row: dict[str, Any], expected: Format) -> Format | None:
     has_output = any(key in row for key in OUTPUT_KEYS)
     if "input" in row and has_output:
         return PREFERENCE
-    if "messages" not in row or "input" in row or has_output:
+    if "input" in row or has_output:
         return None
+    if "messages" not in row:
+        return TEXT if "prompt" in row and "completion" in row else None
     return PROMPTS if expected is PROMPTS else CHAT
 
 

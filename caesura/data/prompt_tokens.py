@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caesura.data.prompts import PromptRow
-from caesura.data.render import Tokenizer, template_messages
+from caesura.data.render import Tokenizer, encode_conversation
 from caesura.errors import InvalidData
 
 #: A prompt that leaves an answer less room than this teaches nothing: whatever comes is cut off.
@@ -46,19 +46,10 @@ def render_prompt(row: PromptRow, tokenizer: Tokenizer, max_tokens: int, effort:
     """
     options = _effort_options(tokenizer.get_chat_template(tools=row.tools), effort)
     try:
-        encoding = tokenizer.apply_chat_template(
-            template_messages(row.messages),
-            tools=row.tools,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            tokenizer_kwargs={"verbose": False},
-            **options,
-        )
+        token_ids = encode_conversation(row.messages, row.tools, tokenizer, **options)
     except Exception as error:  # A template is foreign code: whatever it raises, it refuses the row.
         message = f"Example {row.line} cannot be rendered by the model's chat template: {error}"
         raise InvalidData(message) from error
-    token_ids: list[int] = encoding["input_ids"]
     return PromptTokens(row, token_ids, max_tokens - len(token_ids), options)
 
 

@@ -42,6 +42,8 @@ def _load(line: bytes) -> dict[str, Any] | None:
 
 def _is_chat(line: bytes) -> bool:
     row = _load(line)
+    if row is not None and len(row) == _NUM_PLAIN_KEYS and type(row.get("prompt")) is str:
+        return type(row.get("completion")) is str and bool(row["completion"])
     if row is None or "messages" not in row or not (len(row) == 1 or _has_good_tools(row, num_others=1)):
         return False
     return _count_learned(row["messages"]) > 0

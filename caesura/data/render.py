@@ -7,8 +7,10 @@ assistant message is what the template adds to the rendered conversation beyond 
     messages[:i + 1]                           (the same, and)                          Hello<|im_end|>\\n
 
 Some templates drop the reasoning of earlier turns, so what is left of a message in the whole conversation is
-the end of what it added. Not covered: templates that change a message in other ways when more follow it (these
-rows are refused), and special tokens of the model inside a message's text (they are tokenized as such).
+the end of what it added. Others change what stands before a message, or how it is closed, when more follows it: then
+the message is what changes in the whole conversation when other words are put in its place, and its end token. A row
+in which that does not show a message's place either is refused. Special tokens that are spelled out in a message stay
+text (literal.py).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from caesura.data.literal import SpecialTokens, Spelled, from_last_special, num_special_at, spell, spell_out
 from caesura.data.rows import Row
 from caesura.errors import InvalidData
 
@@ -28,9 +31,11 @@ _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _CLOCK = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 #: Stands for an answer where only its place is of interest.
 _PROBE = "\ue000"
+#: Characters that a template may put between a prompt and an answer's words.
+_MOST_HEADER = 64
 
 
-class Tokenizer(Protocol):
+class Tokenizer(SpecialTokens, Protocol):
     """What is used of a fast tokenizer of transformers."""
 
     def get_chat_template(self, *, tools: list[dict[str, Any]] | None = None) -> str:
@@ -75,19 +80,40 @@ def render_row(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Example:
     Raises `InvalidData`, naming the line: the template refuses the row, or the place of an assistant message
     in what it renders cannot be told.
     """
-    conversation = _Conversation(row.line, template_messages(row.messages), row.tools, tokenizer)
+    spelled = spell(template_messages(row.messages), row.tools, tokenizer)
+    conversation = _Conversation(row.line, spelled, tokenizer)
     weights = [int(message.get("weight", 1)) for message in row.messages if message["role"] == "assistant"]
     is_marked = _MARKER.search(tokenizer.get_chat_template(tools=row.tools)) is not None
     encoding = conversation.encode(is_marked)
-    token_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    offsets = encoding["offset_mapping"]
     if not is_marked:
         loss_mask = _learned(offsets, conversation.spans(), weights)
     elif 0 in weights:
         loss_mask = _weighted(encoding["assistant_masks"], offsets, conversation.spans(), weights)
     else:
         loss_mask = encoding["assistant_masks"]
+    if spelled.stands_for:
+        encoding = conversation.spell_out({**encoding, "loss_mask": loss_mask})
+        loss_mask = encoding["loss_mask"]
+    token_ids = encoding["input_ids"]
     num_truncated = max(0, len(token_ids) - max_tokens)
     return Example(row.line, token_ids[:max_tokens], loss_mask[:max_tokens], num_truncated)
+
+
+def encode_conversation(
+    messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None, tokenizer: Tokenizer, **options: Any
+) -> list[int]:
+    """The conversation up to where an answer begins. Raises whatever the template does; InvalidData as `spell_out`."""
+    spelled = spell(template_messages(messages), tools, tokenizer)
+    options = {"tools": spelled.tools, "add_generation_prompt": True, **options}
+    kwargs = {"verbose": False, "return_offsets_mapping": bool(spelled.stands_for)}
+    encoding: Any = tokenizer.apply_chat_template(
+        spelled.messages, tokenize=True, return_dict=True, tokenizer_kwargs=kwargs, **options
+    )
+    if spelled.stands_for:
+        text: str = tokenizer.apply_chat_template(spelled.messages, tokenize=False, **options)
+        encoding = spell_out(spelled, text, encoding, tokenizer)
+    return encoding["input_ids"]
 
 
 def pin_date(template: str, now: datetime) -> str:
@@ -159,9 +185,12 @@ def _weighted(mask: list[int], offsets: list[tuple[int, int]], spans: list[_Span
 @dataclass(frozen=True, slots=True)
 class _Conversation:
     line: int
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None
+    spelled: Spelled
     tokenizer: Tokenizer
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return self.spelled.messages
 
     def encode(self, is_marked: bool) -> dict[str, Any]:
         """`input_ids`, `offset_mapping` and, where the template has markers, `assistant_masks`."""
@@ -174,6 +203,12 @@ class _Conversation:
             tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
         )
 
+    def spell_out(self, encoding: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return spell_out(self.spelled, self._text(self.messages), encoding, self.tokenizer)
+        except InvalidData as error:
+            raise InvalidData(f"Example {self.line}: {error.message}") from error
+
     def spans(self) -> list[_Span]:
         """The assistant messages' spans, in order, none of them overlapping or empty."""
         full = self._text(self.messages)
@@ -185,16 +220,41 @@ class _Conversation:
 
     def _span(self, index: int, full: str, earliest: int) -> _Span:
         prompt, up_to_answer = self._prompt(index), self._text(self.messages[: index + 1])
-        answer = up_to_answer[num_shared(up_to_answer, prompt) :]
-        start = num_shared(full, prompt)
-        kept = _longest_ending(answer, full, start, _last_word(self.messages[index]))
-        if not kept or start < earliest:
+        shared, start = num_shared(up_to_answer, prompt), num_shared(full, prompt)
+        kept = ""
+        if min(shared, start) >= len(prompt) or min(shared, start) >= self._num_settled(index, prompt):
+            kept = _longest_ending(up_to_answer[shared:], full, start, _last_word(self.messages[index]))
+        span = _Span(start, start + len(kept)) if kept else self._exchanged(index, full, prompt)
+        if span is None or span.start < earliest:
             raise InvalidData(
                 f"Example {self.line}, message {index + 1} cannot be found again in what the model's chat template"
                 " makes of the whole conversation. Make it the last message of a row of its own, or use a model whose"
                 " chat template has {% generation %} markers."
             )
-        return _Span(start, start + len(kept))
+        return span
+
+    def _num_settled(self, index: int, prompt: str) -> int:
+        """Characters of the prompt that the answer does not change; it may change how it itself is begun."""
+        return num_shared(prompt, self._text(self.messages[:index])) if index else 0
+
+    def _exchanged(self, index: int, full: str, prompt: str) -> _Span | None:
+        """The message's place in `full`, as what other words take the place of. `prompt`: what it is the answer to."""
+        others = [*self.messages[:index], {"role": "assistant", "content": _PROBE}, *self.messages[index + 1 :]]
+        try:
+            before, _, behind = self._text(others).partition(_PROBE)
+        except InvalidData:  # a tool's words without a call before them
+            return None
+        if _PROBE in behind or not full.endswith(behind):
+            return None
+        start, end = num_shared(full, before), len(full) - len(behind)
+        # The model also writes what stands between the prompt and its words: a space, or the name of a channel.
+        opening = from_last_special(prompt, self.tokenizer)
+        begun = full.rfind(opening, max(0, start - _MOST_HEADER - len(opening)), start) if opening else -1
+        if begun >= 0:
+            start = begun + len(opening)
+        if end <= start or _own_words(self.messages[index]) not in full[start:end]:
+            return None
+        return _Span(start, end + num_special_at(full, end, self.tokenizer))
 
     def _prompt(self, index: int) -> str:
         """What the model is given to write message `index`."""
@@ -208,7 +268,7 @@ class _Conversation:
 
     def _apply(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         try:
-            return self.tokenizer.apply_chat_template(messages, tools=self.tools, **options)
+            return self.tokenizer.apply_chat_template(messages, tools=self.spelled.tools, **options)
         except Exception as error:  # A template is foreign code: whatever it raises, it refuses the row.
             message = f"Example {self.line} cannot be rendered by the model's chat template: {error}"
             raise InvalidData(message) from error
@@ -229,6 +289,13 @@ def _last_word(message: dict[str, Any]) -> str:
     if "tool_calls" in message:
         return message["tool_calls"][-1]["function"]["name"]
     return (re.findall(r"\w+", message["content"]) or [""])[-1]
+
+
+def _own_words(message: dict[str, Any]) -> str:
+    """What the message says, without its reasoning; the name of its last tool call where it makes one."""
+    if "tool_calls" in message:
+        return message["tool_calls"][-1]["function"]["name"]
+    return message["content"].rpartition("</think>")[2].strip()
 
 
 def num_shared(left: str, right: str) -> int:

@@ -3,6 +3,8 @@
 {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…", "weight": 1}],
  "tools": [{"type": "function", "function": {"name": "…", "parameters": {…}}}],
  "parallel_tool_calls": true}
+
+or, in the older format of text, {"prompt": "…", "completion": "…"}. A file may hold both.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from caesura.data.lines import CHAT, Place, Problem, parse_lines, refuse_extra_keys
+from caesura.data.lines import CHAT, TEXT, Place, Problem, parse_lines, refuse_extra_keys, shown
 from caesura.data.messages import read_messages, read_parallel_tool_calls, read_tools
 
 _ROW_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
+_TEXT_KEYS = ("prompt", "completion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,36 @@ class Row:
     parallel_tool_calls: bool
 
 
-def parse_rows(lines: Iterable[bytes]) -> Iterator[Row | Problem]:
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A text, and how to go on from it. `line` is the 1-based line of the file."""
+
+    line: int
+    prompt: str
+    completion: str
+
+
+def parse_rows(lines: Iterable[bytes]) -> Iterator[Row | TextRow | Problem]:
     """Each line's row, or its first problem, as `parse_lines` does."""
-    return parse_lines(lines, CHAT, read_chat)
+    return parse_lines(lines, CHAT, read_example)
 
 
-def read_chat(row: dict[str, Any], place: Place) -> Row:
+def read_example(row: dict[str, Any], place: Place) -> Row | TextRow:
     """The row of a line's object. Raises Fault with its first problem."""
+    return _read_text(row, place) if place.format is TEXT else _read_chat(row, place)
+
+
+def _read_text(row: dict[str, Any], place: Place) -> TextRow:
+    refuse_extra_keys(row, _TEXT_KEYS, place, "a prompt/completion pair")
+    for key in _TEXT_KEYS:
+        if not isinstance(row[key], str):
+            place.fail(f" has a '{key}' that is not a string: {shown(row[key])}", f"Write '{key}' as a string.", key)
+    if not row["completion"]:
+        place.fail(" has an empty completion", "Write what the model is to say after the prompt.", "completion")
+    return TextRow(place.line, row["prompt"], row["completion"])
+
+
+def _read_chat(row: dict[str, Any], place: Place) -> Row:
     if "messages" not in row:
         _fail_without_messages(row, place)
     refuse_extra_keys(row, _ROW_KEYS, place, "a row of supervised data")
@@ -49,8 +75,6 @@ def read_chat(row: dict[str, Any], place: Place) -> Row:
 
 def _fail_without_messages(row: dict[str, Any], place: Place) -> NoReturn:
     remedy = 'Write each line as {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.'
-    if "prompt" in row and "completion" in row:
-        place.fail(" is a prompt/completion pair, but the model learns from chat messages", remedy)
     place.fail_verbatim(
         f"Unexpected file format, expected either prompt/completion pairs or chat messages. (line {place.line})",
         remedy,

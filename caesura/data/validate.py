@@ -11,7 +11,7 @@ from caesura.data.lines import CHAT, PREFERENCE, PROMPTS, Format, Place, Problem
 from caesura.data.preferences import read_preference
 from caesura.data.prompts import Needed, read_prompt
 from caesura.data.quick import quick_check
-from caesura.data.rows import read_chat
+from caesura.data.rows import read_example
 from caesura.errors import InvalidData
 from caesura.jobs import JobError
 
@@ -53,7 +53,7 @@ class Report:
 
         A fault of format is told before a wrong number of rows.
         """
-        if self.format != self.expected:
+        if self.format.method != self.expected.method:
             return JobError(f"invalid_{param}", self._told_format(param, file_id), param)
         if self.problems:
             return JobError(f"invalid_{param}", self._told_problems(param), param)
@@ -106,7 +106,7 @@ def validate(lines: Iterable[bytes], method: str, needed: Sequence[Needed] = ())
             continue
         if file_format is None:
             file_format = item.format if isinstance(item, Problem) else expected
-            if file_format not in (None, expected):
+            if file_format is not None and file_format.method != expected.method:
                 return Report(expected, file_format, 0, [], 0)
         if not isinstance(item, Problem):
             num_rows += 1
@@ -121,7 +121,7 @@ def line_reader(method: str, needed: Sequence[Needed] = ()) -> Callable[[dict[st
     """What makes a row of a line's object, for `parse_lines`."""
     if method == "reinforcement":
         return partial(read_prompt, needed=needed)
-    return read_preference if method == "dpo" else read_chat
+    return read_preference if method == "dpo" else read_example
 
 
 def check_upload(head: bytes) -> str | None:

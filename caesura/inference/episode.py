@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from caesura.data.literal import Spelled, spell, spell_out
 from caesura.data.render import num_shared, template_messages
 from caesura.errors import InvalidRequest
 from caesura.inference.text import Decode, decoder_of
@@ -85,14 +86,18 @@ def continuation_ids(
     `sampled_ids` are those that they are to follow. `options` are what else the template was given for the prompt.
     Raises InvalidRequest where the template does not take the messages, or does not show where the answer ends.
     """
-    template = _Template(base, tools, options or {})
-    before = [_bare(message) for message in messages_before]
-    answer, other_answer = _bare(assistant_message), _bare(assistant_message, _PROBE)
-    other_tools = [{**message, "content": _PROBE} for message in tool_messages]
-    rendered = template.render([*before, answer, *tool_messages])
+    bare = [_bare(message) for message in messages_before]
+    num_before = len(bare)
+    conversation = [*bare, _bare(assistant_message), *tool_messages]
+    spelled = spell(template_messages(conversation), tools, base.tokenizer)
+    template = _Template(base, spelled.tools, options or {})
+    before, tools_said = spelled.messages[:num_before], spelled.messages[num_before + 1 :]
+    (other_answer,) = template_messages([_bare(assistant_message, _PROBE)])
+    other_tools = [{**message, "content": _PROBE} for message in tools_said]
+    rendered = template.render(spelled.messages)
     # The answer's words begin before `begin`, and those of the tools at `end`.
-    begin = num_shared(rendered, template.render([*before, other_answer, *tool_messages]))
-    end = num_shared(rendered, template.render([*before, answer, *other_tools]))
+    begin = num_shared(rendered, template.render([*before, other_answer, *tools_said]))
+    end = num_shared(rendered, template.render([*before, spelled.messages[num_before], *other_tools]))
     closing = template.closing(before)
     place = rendered.find(closing, begin, end) if closing.strip() else -1
     if place < 0:
@@ -100,7 +105,7 @@ def continuation_ids(
             f"The chat template of '{base.name}' does not show where an answer ends that tools reply to, so none can "
             "be called in the middle of one. Leave 'tools' out, or use another model."
         )
-    return _encode(base, closing, rendered[place + len(closing) :], sampled_ids)
+    return _encode(base, spelled, closing, rendered[place + len(closing) :], sampled_ids)
 
 
 def _num_tokens_up_to(marker: str, token_ids: list[int], decode: Decode) -> int:
@@ -152,7 +157,7 @@ class _Template:
         """The conversation, and what an answer to it begins after."""
         try:
             return self.base.tokenizer.apply_chat_template(
-                template_messages(messages),
+                [dict(message) for message in messages],
                 tools=self.tools,
                 add_generation_prompt=up_to_answer,
                 tokenize=False,
@@ -169,17 +174,22 @@ class _Template:
         return self.render([*messages, answer], up_to_answer=False).rpartition(_PROBE)[2]
 
 
-def _encode(base: Base, closing: str, rest: str, sampled_ids: Sequence[int]) -> list[int]:
+def _encode(base: Base, spelled: Spelled, closing: str, rest: str, sampled_ids: Sequence[int]) -> list[int]:
     """`closing` and `rest` as they follow what was sampled: what has ended by itself is not closed again."""
     tokenizer: Any = base.tokenizer
     ends = {end_id: tokenizer.decode([end_id], skip_special_tokens=False) for end_id in base.eos_token_ids}
     end_id = sampled_ids[-1] if sampled_ids and sampled_ids[-1] in ends else None
     if end_id is None:
-        return tokenizer(closing + rest, add_special_tokens=False, verbose=False)["input_ids"]
+        return _tokenize(tokenizer, spelled, closing + rest)
     # The template may close with another of the end tokens than the one that was drawn.
     closed_by = max((end for end in ends.values() if closing.lstrip().startswith(end)), key=len, default=None)
     behind = closing if closed_by is None else closing.lstrip().removeprefix(closed_by)
     # With the end token before it: some tokenizers take the beginning of a text for the beginning of a word.
-    token_ids: list[int] = tokenizer(ends[end_id] + behind + rest, add_special_tokens=False, verbose=False)["input_ids"]
+    token_ids = _tokenize(tokenizer, spelled, ends[end_id] + behind + rest)
     assert token_ids[0] == end_id
     return token_ids[1:]
+
+
+def _tokenize(tokenizer: Any, spelled: Spelled, text: str) -> list[int]:
+    encoding = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=bool(spelled.stands_for))
+    return spell_out(spelled, text, encoding, tokenizer)["input_ids"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from caesura.data.render import template_messages
+from caesura.data.render import encode_conversation
 from caesura.errors import InvalidRequest
 from caesura.inference.engine import ChatRequest, CompletionRequest
 from caesura.models.decoding.adapters import LoadedAdapter
@@ -44,14 +44,11 @@ def encode_prompt(base: Base, request: ChatRequest | CompletionRequest, vocab_si
 def _encode_chat(base: Base, request: ChatRequest) -> list[int]:
     """The conversation up to where the answer begins."""
     try:
-        encoding = base.tokenizer.apply_chat_template(
-            template_messages(request.messages), tools=request.tools, add_generation_prompt=True, return_dict=True
-        )
+        return encode_conversation(request.messages, request.tools, base.tokenizer)
     except Exception as error:  # A template is foreign code: whatever it raises, it refuses the messages.
         raise InvalidRequest(
             f"The chat template of '{base.name}' does not take these messages: {error}", param="messages"
         ) from error
-    return encoding["input_ids"]
 
 
 def _encode_text(base: Base, prompt: str | list[int], vocab_size: int) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from caesura.data.render import Tokenizer, pin_date
+from caesura.data.rows import TextRow
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.models.loading import Base, ChatTokenizer
 from caesura.training.rows import Rendered
@@ -70,20 +71,24 @@ class Renderer(Generic[T, R]):
         return rendered
 
 
-def prepare_tokenizer(base: str, tokenizer: ChatTokenizer, now: datetime) -> None:
-    """Have its templates print the date of `now`, always. Raises InvalidRequest where it has none."""
+def prepare_tokenizer(tokenizer: ChatTokenizer, now: datetime) -> None:
+    """Have its chat templates print the date of `now`, always."""
     templates = tokenizer.chat_template
-    if not templates:
+    if isinstance(templates, dict):
+        tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
+    elif templates is not None:
+        tokenizer.chat_template = pin_date(templates, now)
+
+
+def require_template(base: str, tokenizer: ChatTokenizer, rows: Iterable[object]) -> None:
+    """Raises InvalidRequest where the tokenizer has no chat template, and a row is a conversation."""
+    if not tokenizer.chat_template and not all(isinstance(row, TextRow) for row in rows):
         raise InvalidRequest(
             f"The base model '{base}' has no chat template, so conversations cannot be rendered for it. Use a chat "
-            "model, or put a 'chat_template.jinja' beside its weights.",
+            "model, put a 'chat_template.jinja' beside its weights, or write the rows as prompt/completion pairs.",
             param="model",
             code="unsupported_model",
         )
-    if isinstance(templates, dict):
-        tokenizer.chat_template = {name: pin_date(template, now) for name, template in templates.items()}
-    else:
-        tokenizer.chat_template = pin_date(templates, now)
 
 
 def nothing_to_learn(lacking: str, context_window: int) -> InvalidData:

@@ -15,8 +15,9 @@ from caesura.data.pairs import render_pair
 from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.prompt_tokens import PromptTokens, render_prompt
 from caesura.data.prompts import PromptRow, parse_prompts
-from caesura.data.render import Tokenizer, render_row
-from caesura.data.rows import Row, parse_rows
+from caesura.data.render import Tokenizer
+from caesura.data.rows import Row, TextRow, parse_rows
+from caesura.data.texts import render_example
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.graders.tool_servers import ToolServers
 from caesura.inference.grammar import build_constraint
@@ -37,13 +38,14 @@ from caesura.training.policy import HttpTools, Policy
 from caesura.training.preference import Preference
 from caesura.training.reference import Reference
 from caesura.training.reinforcement import Reinforcement
-from caesura.training.rendering import LACKING, Renderer, prepare_tokenizer
+from caesura.training.rendering import LACKING, Renderer, prepare_tokenizer, require_template
 from caesura.training.rows import Rows
 from caesura.training.supervised import Supervised
 
 #: Turns of an answer that may call tools, where the job does not say.
 DEFAULT_EPISODE_STEPS = 10
-AnyRow = Row | PreferenceRow | PromptRow
+AnyExample = Row | TextRow
+AnyRow = AnyExample | PreferenceRow | PromptRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def set_up(
     # It would also fill what is allocated, lest someone read it before writing it: 5 % of a step, and nobody does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     base = _load(job, settings, plan, load)
+    require_template(base.name, base.tokenizer, [*training, *validation])
     if job.method["type"] == "dpo":
         rows = cast(Sequence[PreferenceRow], training), cast(Sequence[PreferenceRow], validation)
         return _set_up_preference(base, plan, job.seed, *rows, start)
@@ -117,11 +120,14 @@ def set_up(
         sampling = surroundings.sampling or _sample_here(_load(job, settings, plan, load), plan)
         policy = _build_policy(base, sampling, plan, job.method["reinforcement"], surroundings)
         return _set_up_reinforcement(base, plan, job, *prompts, start, policy, surroundings)
-    return _set_up_supervised(base, plan, job.seed, cast(Sequence[Row], training), cast(Sequence[Row], validation))
+    texts = cast(Sequence[AnyExample], training), cast(Sequence[AnyExample], validation)
+    return _set_up_supervised(base, plan, job.seed, *texts)
 
 
-def _set_up_supervised(base: Base, plan: Plan, seed: int, training: Sequence[Row], validation: Sequence[Row]) -> Setup:
-    renderer = Renderer(base, render_row, lacking=LACKING["supervised"])
+def _set_up_supervised(
+    base: Base, plan: Plan, seed: int, training: Sequence[AnyExample], validation: Sequence[AnyExample]
+) -> Setup:
+    renderer = Renderer(base, render_example, lacking=LACKING["supervised"])
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
     return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, renderer.warnings)
 
@@ -210,5 +216,5 @@ def _build_policy(
 def _load(job: Job, settings: BaseModelSettings, plan: Plan, load: LoadBase | None) -> Base:
     settings = settings.model_copy(update={"context_window": plan.context_window})
     base = (load or load_base)(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
-    prepare_tokenizer(job.base, base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
+    prepare_tokenizer(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
     return base

@@ -55,7 +55,12 @@ FAULTY_ROWS: list[tuple[object, str, str | None]] = [
     ([PAIR], "Example 1 is not a dictionary", None),
     ("text", "Example 1 is not a dictionary", None),
     ({}, NO_KEY, None),
-    ({"prompt": "Hi", "completion": "Hello"}, NO_KEY, None),
+    (
+        {"prompt": "Hi", "completion": "Hello"},
+        "Example 1 is in the fine-tune-completion format, but the specified fine-tuning job is using 'dpo' as the"
+        " training method",
+        None,
+    ),
     ({"prompt": "Hi", "chosen": "Hello", "rejected": "What?"}, NO_KEY, None),
     (
         {"messages": [USER, GOOD]},

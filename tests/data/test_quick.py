@@ -15,13 +15,13 @@ from caesura.data.lines import Problem, read_line
 from caesura.data.preferences import read_preference
 from caesura.data.prompts import Needed, read_prompt
 from caesura.data.quick import quick_check
-from caesura.data.rows import read_chat
+from caesura.data.rows import read_example
 from caesura.data.validate import FORMATS, validate
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 NEEDED = (Needed(("answer",), "item.answer"),)
 READERS: dict[str, Any] = {
-    "supervised": read_chat,
+    "supervised": read_example,
     "dpo": read_preference,
     "reinforcement": partial(read_prompt, needed=NEEDED),
 }

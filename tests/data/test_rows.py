@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caesura.data.lines import CHAT, PREFERENCE, Problem
-from caesura.data.rows import Row, parse_rows
+from caesura.data.rows import Row, TextRow, parse_rows
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
@@ -49,9 +49,17 @@ FAULTY_ROWS: list[tuple[object, str, str | None]] = [
         "Unexpected file format, expected either prompt/completion pairs or chat messages. (line 1)",
         None,
     ),
+    ({"prompt": "Hi", "completion": ""}, "Example 1 has an empty completion", "completion"),
+    ({"prompt": 1, "completion": "Hello"}, "Example 1 has a 'prompt' that is not a string: 1", "prompt"),
     (
-        {"prompt": "Hi", "completion": "Hello"},
-        "Example 1 is a prompt/completion pair, but the model learns from chat messages",
+        {"prompt": "Hi", "completion": ["Hello"]},
+        "Example 1 has a 'completion' that is not a string: a list",
+        "completion",
+    ),
+    ({"prompt": "Hi", "completion": "Hello", "weight": 1}, 'Example 1 contains an extra "weight".', "weight"),
+    (
+        {"prompt": "Hi"},
+        "Unexpected file format, expected either prompt/completion pairs or chat messages. (line 1)",
         None,
     ),
     (
@@ -323,7 +331,7 @@ def test_a_fault_in_a_modernized_function_call_is_told() -> None:
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_no_bytes_make_the_parser_raise(lines: list[bytes]) -> None:
     for item in parse_rows(lines):
-        assert isinstance(item, Row | Problem)
+        assert isinstance(item, Row | TextRow | Problem)
 
 
 _scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -342,10 +350,22 @@ _values = st.recursive(
 def test_no_json_makes_the_parser_raise_and_each_line_gives_one_item(value: object) -> None:
     (item,) = parse_rows([line(value)])
     assert item.line == 1
-    assert isinstance(item, Row) or (item.message and item.remedy)
+    assert isinstance(item, Row | TextRow) or (item.message and item.remedy)
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 def test_however_deep_a_value_is_its_problem_can_be_told(role: str) -> None:
     deep = b'{"messages": [{"role": "%s", "content": %s, "weight": 1}]}' % (role.encode(), b"[" * 900 + b"]" * 900)
     assert "message 1" in problem_of(deep).message
+
+
+def test_the_older_format_is_text() -> None:
+    lines = [line({"prompt": "Hi", "completion": " Hello"}), line({"prompt": "", "completion": "x", "messages": None})]
+
+    assert list(parse_rows(lines)) == [TextRow(1, "Hi", " Hello"), TextRow(2, "", "x")]
+
+
+def test_a_file_may_hold_both_formats() -> None:
+    kinds = [type(item) for item in parse_rows([line(GOOD), line({"prompt": "Hi", "completion": "Hello"})])]
+
+    assert kinds == [Row, TextRow]

@@ -379,10 +379,13 @@ def test_a_base_without_a_chat_template_fails_the_job_by_its_name(
     world.settings = Settings.model_validate(world.settings.model_dump() | {"models": models})
 
     ended = world.run(create(world, training))
+    texts = [{"prompt": f"{number} and 1 is", "completion": f" {number + 1}."} for number in range(12)]
+    told = world.run(create(world, texts))
 
     assert ended.error is not None
     assert ended.error.code == "unsupported_model"
     assert "'micro' has no chat template" in ended.error.message
+    assert told.status is Status.SUCCEEDED, told.error
 
 
 def test_the_context_window_of_the_first_attempt_holds(
