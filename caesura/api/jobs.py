@@ -142,7 +142,10 @@ def _check_reinforcement(body: CreateJob, method: Method, server: Server, tools:
 def _method(body: CreateJob) -> dict[str, Any]:
     """The method as asked for; the older place of the hyperparameters serves where there is none."""
     if body.method is None:
-        return {"type": "supervised", "supervised": {"hyperparameters": body.hyperparameters.model_dump()}}
+        return {
+            "type": "supervised",
+            "supervised": {"hyperparameters": body.hyperparameters.model_dump(exclude_none=True)},
+        }
     kind = body.method.type
     return {"type": kind, kind: body.method.model_dump(exclude_none=True, by_alias=True)[kind]}
 

@@ -32,6 +32,13 @@ class Hyperparameters(Request):
     learning_rate_multiplier: Multiplier = "auto"
 
 
+class SupervisedHyperparameters(Hyperparameters):
+    """A job tells those without a default only where they were given: OpenAI's service does not have them."""
+
+    #: Azure's: how much the tokens count that are not the assistant's.
+    prompt_loss_weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+
+
 class DpoHyperparameters(Hyperparameters):
     """A job tells those without a default only where they were given: OpenAI's service does not have them."""
 
@@ -51,7 +58,7 @@ class DpoHyperparameters(Hyperparameters):
 
 
 class SupervisedMethod(Request):
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
 
 
 class DpoMethod(Request):
@@ -114,7 +121,7 @@ class CreateJob(Request):
     validation_file: Text | None = None
     method: Method | None = None
     #: The older place of a supervised job's hyperparameters; `method` wins.
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
     suffix: Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None

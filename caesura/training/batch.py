@@ -24,7 +24,7 @@ class Batch:
     keep_K: Tensor
     #: The token that follows each kept position.
     targets_BK: Tensor
-    #: 1 where that token is learned.
+    #: 1 where that token is learned; what others count where they count a little.
     mask_BK: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -46,14 +46,18 @@ class Flat:
     targets_K: Tensor
 
 
-def make_batch(examples: Sequence[Example]) -> Batch:
-    """The last token of a row is only ever a target, so T is the longest row's tokens less one."""
+def make_batch(examples: Sequence[Example], others_weight: float = 0.0) -> Batch:
+    """The last token of a row is only ever a target, so T is the longest row's tokens less one.
+
+    `others_weight`: what a token counts that is not learned.
+    """
     num_tokens = max(len(example.token_ids) for example in examples)
     token_ids_BT = torch.full((len(examples), num_tokens), PAD_ID)
     mask_BT = torch.zeros(len(examples), num_tokens)
     for row, example in enumerate(examples):
         token_ids_BT[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
-        mask_BT[row, : len(example.loss_mask)] = torch.tensor(example.loss_mask, dtype=torch.float32)
+        mask_T = torch.tensor(example.loss_mask, dtype=torch.float32)
+        mask_BT[row, : len(example.loss_mask)] = mask_T + others_weight * (1 - mask_T)
     keep_K = mask_BT[:, 1:].any(0).nonzero().squeeze(1)
     return Batch(token_ids_BT[:, :-1], keep_K, token_ids_BT[:, keep_K + 1], mask_BT[:, keep_K + 1])
 

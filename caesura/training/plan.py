@@ -51,6 +51,8 @@ class Plan:
     dtype: str
     #: What the bytes depend on but nobody chooses: versions and the kind of processor.
     environment: dict[str, str]
+    #: What only a supervised job has.
+    prompt_loss_weight: float | None = None
     #: What only DPO has.
     beta: float | None = None
     loss_type: str | None = None
@@ -117,7 +119,7 @@ def _resolve_own(kind: str, asked: dict[str, Any], num_steps: int, device: torch
         return asdict(resolve_preference(asked))
     if kind == "reinforcement":
         return asdict(resolve_reinforcement(asked, num_steps)) | {"sampled_together": SAMPLED_TOGETHER[device.type]}
-    return {}
+    return {"prompt_loss_weight": asked.get("prompt_loss_weight", 0.0)}
 
 
 def environment(device: str) -> dict[str, str]:

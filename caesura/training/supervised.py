@@ -25,6 +25,7 @@ class Supervised:
 
     def __init__(self, rows: Rows[Example], plan: Plan) -> None:
         self._rows = rows
+        self._prompt_weight = plan.prompt_loss_weight or 0.0
         self._micro_batch_tokens = plan.micro_batch_tokens
         self._device = torch.device(plan.device)
 
@@ -36,10 +37,10 @@ class Supervised:
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         rows = self.rows_of_step(step)
-        num_tokens = _count_learned(rows)
+        num_tokens = _count_learned(rows, self._prompt_weight)
         loss = torch.zeros((), device=self._device)
         num_correct = torch.zeros((), device=self._device)
-        for batch in self._batches(rows):
+        for batch in self._batches(rows, self._prompt_weight):
             logprobs_BK, correct_BK = token_logprobs(model, batch)
             part = cross_entropy(logprobs_BK, batch.mask_BK, num_tokens)
             part.backward()
@@ -74,18 +75,21 @@ class Supervised:
             num_correct += _count_correct(correct_BK, batch).item()
         return _metrics(loss, num_correct, num_tokens)
 
-    def _batches(self, rows: Sequence[Example]) -> list[Batch]:
-        taught = [row for row in rows if row.teaches]
-        return [make_batch(group).to(self._device) for group in split_by_tokens(taught, self._micro_batch_tokens)]
+    def _batches(self, rows: Sequence[Example], prompt_weight: float = 0.0) -> list[Batch]:
+        groups = split_by_tokens([row for row in rows if row.teaches], self._micro_batch_tokens)
+        return [make_batch(group, prompt_weight).to(self._device) for group in groups]
 
 
-def _count_learned(rows: Sequence[Example]) -> int:
-    return max(1, sum(row.num_loss_tokens for row in rows))
+def _count_learned(rows: Sequence[Example], prompt_weight: float = 0.0) -> float:
+    """The learned tokens, and the weights of the others in rows that teach something; nothing predicts a first token."""
+    num_learned = sum(row.num_loss_tokens for row in rows)
+    num_others = sum(row.num_tokens - 1 - row.num_loss_tokens for row in rows if row.teaches)
+    return max(1, num_learned + prompt_weight * num_others)
 
 
 def _count_correct(correct_BK: Tensor, batch: Batch) -> Tensor:
     return (correct_BK * batch.mask_BK).sum()
 
 
-def _metrics(loss: float, num_correct: float, num_tokens: int) -> Metrics:
+def _metrics(loss: float, num_correct: float, num_tokens: float) -> Metrics:
     return {"loss": loss, "mean_token_accuracy": num_correct / num_tokens}

@@ -327,3 +327,22 @@ def test_a_file_of_another_purpose_is_refused_by_name(service: Service) -> None:
         "param": "training_file",
         "code": "invalid_file_purpose",
     }
+
+
+def test_azures_weight_of_prompts_is_taken_in_both_places_and_told_where_it_was_given(
+    service: Service, good_body: dict[str, Any]
+) -> None:
+    asked = {"n_epochs": 2, "prompt_loss_weight": 0.1}
+    older = service.http.post("/v1/fine_tuning/jobs", json={**good_body, "hyperparameters": asked}).json()
+    method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
+    newer = service.http.post("/v1/fine_tuning/jobs", json={**good_body, "method": method}).json()
+    plain = service.http.post("/v1/fine_tuning/jobs", json=good_body).json()
+
+    told = {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": "auto", "prompt_loss_weight": 0.1}
+    assert older["method"]["supervised"]["hyperparameters"] == newer["method"]["supervised"]["hyperparameters"] == told
+    assert "prompt_loss_weight" not in plain["method"]["supervised"]["hyperparameters"]
+    refused = service.http.post(
+        "/v1/fine_tuning/jobs", json={**good_body, "hyperparameters": {"prompt_loss_weight": 2}}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "hyperparameters.prompt_loss_weight"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from caesura.data.render import Example
 from caesura.training.plan import Plan
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
@@ -86,3 +87,33 @@ def test_short_rows_and_long_ones_are_attended_to_alike(make_setup: MakeSetup, m
 
     assert used == ["sdpa", "eager"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_tokens_that_are_not_the_assistants_count_what_the_job_says(make_setup: MakeSetup, weight: float) -> None:
+    setup, plan = make_setup(prompt_loss_weight=weight, micro_batch_tokens=60)
+    rows = setup.method.rows_of_step(1)
+    trainer = make_trainer(setup, plan)
+
+    total, num_tokens = 0.0, 0.0
+    for row in rows:
+        assert isinstance(row, Example)
+        with torch.no_grad():
+            logits_TV = setup.base.model(input_ids=torch.tensor([row.token_ids])).logits[0]
+        losses = torch.nn.functional.cross_entropy(logits_TV[:-1], torch.tensor(row.token_ids[1:]), reduction="none")
+        weights = torch.tensor([1.0 if learned else weight for learned in row.loss_mask[1:]])
+        total += (losses * weights).sum().item()
+        num_tokens += weights.sum().item()
+
+    assert trainer.step().metrics["train_loss"] == pytest.approx(total / num_tokens, rel=1e-5)
+
+
+def test_losses_of_the_validation_file_are_of_the_assistants_tokens_alone(make_setup: MakeSetup) -> None:
+    full_losses = set[float]()
+    for weight in (0.0, 1.0):
+        setup, _ = make_setup(prompt_loss_weight=weight)
+        metrics = setup.method.validate_fully(setup.base.model, 12)
+        assert metrics is not None
+        full_losses.add(metrics["loss"])
+
+    assert len(full_losses) == 1
