@@ -81,7 +81,7 @@ class Supervised:
 
 
 def _count_learned(rows: Sequence[Example], prompt_weight: float = 0.0) -> float:
-    """The learned tokens, and the weights of the others in rows that teach something; nothing predicts a first token."""
+    """The learned tokens, and the weights of the others in rows that teach; nothing predicts a first token."""
     num_learned = sum(row.num_loss_tokens for row in rows)
     num_others = sum(row.num_tokens - 1 - row.num_loss_tokens for row in rows if row.teaches)
     return max(1, num_learned + prompt_weight * num_others)
