@@ -145,6 +145,21 @@ def test_closing_ends_every_child(make_executor: MakeExecutor, tmp_path: Path) -
     assert children() == []
 
 
+def test_a_child_that_does_not_end_in_time_is_killed_and_holds_nobody_up_longer(
+    make_executor: MakeExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local, "GRACE_S", 0.2)
+    executor = make_executor(warm_spare=False)
+    worker = executor.start("job-1")
+    wait_until((tmp_path / "job-1").exists, "the worker to have its job")
+    (child,) = children()
+    child.suspend()
+    executor.close()
+
+    assert not child.is_running()
+    assert f"{worker} did not end within" in caplog.text
+
+
 def test_a_spare_ends_when_its_server_is_gone(tmp_path: Path) -> None:
     """The real spare: its server's end of the pipe is closed by the kernel when the server dies."""
     program = (

@@ -176,6 +176,33 @@ def test_a_paused_job_has_no_process_frees_its_slot_survives_a_restart_and_ends_
     assert server.outcome(job) == undisturbed
 
 
+def test_a_server_that_is_asked_to_stop_has_its_job_saved_and_the_next_one_goes_on_with_it(
+    start: Callable[[], Server], undisturbed: Outcome
+) -> None:
+    server = start()
+    job = server.create_job()
+    server.wait_for_step(job, 12)
+
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) in (0, -signal.SIGTERM)
+    assert processes_of(server.folder) == []
+    store = open_store(server.folder)
+    left = store.jobs.get(job)
+    saved = store.jobs.list_states(job)[0].step
+    store.close()
+    assert left.status is Status.QUEUED
+    assert saved == left.step >= 12
+
+    server = start()
+    server.wait(job, "succeeded")
+
+    assert server.outcome(job) == undisturbed
+    assert any(f"step {saved}" in event.message for event in server.client.fine_tuning.jobs.list_events(job, limit=100))
+    store = open_store(server.folder)
+    assert store.jobs.get(job).attempt == 2
+    store.close()
+
+
 def test_a_job_whose_whole_server_was_killed_goes_on_with_the_next_and_ends_in_the_same_bytes(
     start: Callable[[], Server], undisturbed: Outcome
 ) -> None:
