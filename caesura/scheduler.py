@@ -15,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from caesura import faults
+from caesura.errors import StorageUnavailable
 from caesura.executors import Executor
 from caesura.faults import Point
 from caesura.jobs import Job, Status
 from caesura.storage import Storage
 from caesura.store import Store
 from caesura.store.recovery import LEASE_S
-from caesura.validation import ValidationStopped, Validator
+from caesura.store.reports import store_report
+from caesura.validation import Fault, ValidationStopped, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -170,12 +172,12 @@ class Scheduler:
                 self._validating.add(job.id)
                 self._pool.submit(self._validate_beside, job)
                 continue
-            error = self._validator.find_fault(job)
+            fault = self._validator.find_fault(job)
             num_settled += 1
-            if error is None:
+            if fault is None:
                 valid.append(job.id)
             else:
-                self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+                self._refuse(job, fault)
             if time.monotonic() - began > MAX_VALIDATING_S:
                 break  # the others wait for the next tick, and those that are valid do not wait for them
         if valid:
@@ -184,13 +186,22 @@ class Scheduler:
             faults.point(Point.FILES_TOLD)
         return num_settled
 
+    def _refuse(self, job: Job, fault: Fault) -> None:
+        report = None
+        if fault.report is not None:
+            try:
+                report = store_report(self._storage, fault.report, job.project)
+            except StorageUnavailable:  # the error says what matters
+                logger.exception("the report of the files of job %s was not stored", job.id)
+        self._store.jobs.fail(job.id, fault.error, Status.VALIDATING_FILES, report=report)
+
     def _validate_beside(self, job: Job) -> None:
         try:
-            error = self._validator.find_fault(job)
-            if error is None:
+            fault = self._validator.find_fault(job)
+            if fault is None:
                 self._store.jobs.mark_valid(job.id)
             else:
-                self._store.jobs.fail(job.id, error, Status.VALIDATING_FILES)
+                self._refuse(job, fault)
             self.wake()
         except ValidationStopped:
             logger.info("job %s: its files are validated by the next server", job.id)

@@ -15,10 +15,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 from caesura.data.prompts import Needed
+from caesura.data.tally import file_to_json, to_json
 from caesura.data.validate import Report, validate
 from caesura.errors import CaesuraError
 from caesura.executors import describe_exit
@@ -37,6 +38,22 @@ _ORPHANED = 3
 
 class ValidationStopped(Exception):
     """The validator was closed before it knew."""
+
+
+class _NotValidated(Exception):
+    """The file could not be read to its end; `error` is what the job says."""
+
+    def __init__(self, error: JobError) -> None:
+        self.error = error
+        super().__init__(error.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a job cannot take its files, and the report of all that is wrong with them, where they could be read."""
+
+    error: JobError
+    report: dict[str, Any] | None
 
 
 class Validator:
@@ -64,17 +81,24 @@ class Validator:
             pass
         return True
 
-    def find_fault(self, job: Job) -> JobError | None:
+    def find_fault(self, job: Job) -> Fault | None:
         """Why the job cannot take its files; None if it can. Raises ValidationStopped."""
+        first_error: JobError | None = None
+        files: list[dict[str, Any]] = []
         for param, file_id, blob in _files(job):
             try:
-                error = self._find_fault_of(blob, *_asked(job), param, file_id)
+                report = self._report(blob, *_asked(job), param, file_id)
+            except _NotValidated as failure:
+                return Fault(failure.error, None)
             except CaesuraError as failure:
                 logger.exception("a file of a job cannot be read")
-                error = JobError("server_error", f"The file cannot be read: {failure.message}", param)
-            if error is not None:
-                return error
-        return None
+                return Fault(JobError("server_error", f"The file cannot be read: {failure.message}", param), None)
+            error = report.error(param, file_id)
+            first_error = first_error or error
+            files.append(file_to_json(file_id, param, report, error, None))
+        if first_error is None:
+            return None
+        return Fault(first_error, to_json(job.method["type"], job.base, None, files))
 
     def close(self) -> None:
         """End what is under way, which raises ValidationStopped, and begin nothing more."""
@@ -83,9 +107,7 @@ class Validator:
             if self._child is not None:
                 self._child.kill()
 
-    def _find_fault_of(
-        self, blob: str, method: str, needed: tuple[Needed, ...], param: str, file_id: str
-    ) -> JobError | None:
+    def _report(self, blob: str, method: str, needed: tuple[Needed, ...], param: str, file_id: str) -> Report:
         # A blob never changes: what was said of one a moment ago still holds.
         report = self._reports.pop((blob, method, needed), None)
         if report is None:
@@ -96,15 +118,13 @@ class Validator:
         self._reports[blob, method, needed] = report
         while len(self._reports) > MAX_REPORTS:
             del self._reports[next(iter(self._reports))]
-        return report.error(param, file_id)
+        return report
 
-    def _ask(self, file: BinaryIO, method: str, needed: Sequence[Needed], param: str, file_id: str) -> JobError | None:
+    def _ask(self, file: BinaryIO, method: str, needed: Sequence[Needed], param: str, file_id: str) -> Report:
         request = {
             "descriptor": file.fileno(),
             "method": method,
             "needed": [[path.steps, path.text] for path in needed],
-            "param": param,
-            "file_id": file_id,
         }
         child = self._start(file.fileno())
         assert child.stdin is not None
@@ -121,9 +141,8 @@ class Validator:
         if child.returncode != 0:
             cause = describe_exit(child.returncode)
             logger.error("the process that validated file %s ended: %s", file_id, cause)
-            return _crashed(param, cause)
-        error: dict[str, Any] | None = json.loads(reply)
-        return None if error is None else JobError(**error)
+            raise _NotValidated(_crashed(param, cause))
+        return Report.from_json(json.loads(reply))
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         with self._lock:
@@ -173,8 +192,8 @@ def main() -> None:
     threading.Thread(target=_end_with_the_asker, daemon=True).start()
     needed = [Needed(tuple(steps), text) for steps, text in request["needed"]]
     with open(request["descriptor"], "rb") as file:
-        error = validate(file, request["method"], needed).error(request["param"], request["file_id"])
-    sys.stdout.write(json.dumps(None if error is None else asdict(error)))
+        report = validate(file, request["method"], needed)
+    sys.stdout.write(json.dumps(asdict(report)))
     sys.stdout.flush()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from caesura.errors import NotFound
+from caesura.errors import NotFound, StorageUnavailable
 from caesura.executors import WorkerExit
 from caesura.jobs import Job, Status
 from caesura.scheduler import SWEEP_GRACE_S, Scheduler
@@ -110,6 +110,30 @@ def test_a_job_with_a_faulty_file_fails_and_says_which_and_where(
     assert text in error.message
     assert world.messages(job)[-1] == error.message
     assert executor.started == []
+
+
+def test_a_job_with_a_faulty_file_names_the_report_of_all_that_is_wrong(world: World, executor: FakeExecutor) -> None:
+    job = new_job(world, b"{}\n" * 12)
+    make_scheduler(world, executor).tick()
+
+    report = world.report(job)
+    assert not report["ok"]
+    assert report["files"][0]["num_problems"] == 12
+
+
+def test_a_job_fails_without_its_report_where_that_cannot_be_stored(
+    world: World, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = new_job(world, b"{}\n" * 12)
+
+    def refuse(_key: str) -> None:
+        raise StorageUnavailable
+
+    monkeypatch.setattr(world.storage, "writer", refuse)
+    make_scheduler(world, executor).tick()
+
+    assert status(world, job) is Status.FAILED
+    assert world.store.jobs.get(job.id).extras == {}
 
 
 PAIR = {

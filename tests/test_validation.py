@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from caesura import validation
-from caesura.jobs import Job, JobError, Status
+from caesura.data.validate import Report, validate
+from caesura.jobs import Job, Status
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.validation import ValidationStopped, Validator
@@ -122,6 +123,25 @@ def test_a_job_with_large_files_is_validated_and_launched_by_the_scheduler(world
     assert (error.code, error.param) == ("invalid_training_file", "training_file")
 
 
+def test_all_faults_of_both_files_are_in_the_report(world: World) -> None:
+    training = b"".join(b"%s\n" % line for line in [b"{}", b"not JSON"] * 6)
+    job = new_job(world, training, b'{"messages": [{"role": "nobody", "content": ""}]}\n')
+    fault = Validator(world.storage).find_fault(job)
+
+    assert fault is not None
+    assert fault.error.code == "invalid_training_file"
+    report = fault.report
+    assert report is not None
+    assert (report["ok"], report["method"], report["model"]) == (False, "supervised", job.base)
+    first, second = report["files"]
+    assert (first["file"], first["param"], first["rows"]) == (job.training_file, "training_file", 0)
+    assert first["error"] == {"code": fault.error.code, "message": fault.error.message}
+    assert [problem["line"] for problem in first["problems"]] == list(range(1, 13))
+    assert all(problem["message"] and problem["remedy"] for problem in first["problems"])
+    assert second["error"]["code"] == "invalid_validation_file"
+    assert second["problems"][0]["field"] == "messages[0].role"
+
+
 @pytest.mark.usefixtures("everything_is_large")
 def test_a_process_that_dies_is_a_fault_of_the_server_with_a_remedy(world: World) -> None:
     job = new_job(world)
@@ -130,21 +150,21 @@ def test_a_process_that_dies_is_a_fault_of_the_server_with_a_remedy(world: World
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(validator.find_fault, job)
         the_reader().send_signal(signal.SIGKILL)
-        error = found.result(PATIENCE_S)
+        fault = found.result(PATIENCE_S)
 
-    assert error is not None
-    assert (error.code, error.param) == ("server_error", "training_file")
-    assert "(killed by SIGKILL). Create the job again." in error.message
+    assert fault is not None
+    assert (fault.error.code, fault.error.param, fault.report) == ("server_error", "training_file", None)
+    assert "(killed by SIGKILL). Create the job again." in fault.error.message
 
 
 def test_what_cannot_be_read_is_told_without_a_path(world: World, tmp_path: Path) -> None:
     job = new_job(world)
     world.storage.delete(job.training_blob)
-    error = Validator(world.storage).find_fault(job)
+    fault = Validator(world.storage).find_fault(job)
 
-    assert isinstance(error, JobError)
-    assert error.code == "server_error"
-    assert str(tmp_path) not in error.message
+    assert fault is not None
+    assert (fault.error.code, fault.report) == ("server_error", None)
+    assert str(tmp_path) not in fault.error.message
 
 
 @pytest.mark.usefixtures("everything_is_large")
@@ -215,17 +235,11 @@ def test_the_process_ends_with_a_server_that_is_killed(world: World, tmp_path: P
 
 
 def test_the_program_answers_in_one_object(tmp_path: Path) -> None:
-    """What crosses is plain: the request is one line, the reply an error's three fields or null."""
+    """What crosses is plain: the request is one line, the reply a report."""
     file = tmp_path / "file.jsonl"
     file.write_text("{}\n")
     with file.open("rb") as opened:
-        request = {
-            "descriptor": opened.fileno(),
-            "method": "supervised",
-            "needed": [],
-            "param": "training_file",
-            "file_id": "file-a",
-        }
+        request = {"descriptor": opened.fileno(), "method": "supervised", "needed": []}
         process = subprocess.Popen(
             [sys.executable, "-m", "caesura.validation"],
             stdin=subprocess.PIPE,
@@ -239,5 +253,5 @@ def test_the_program_answers_in_one_object(tmp_path: Path) -> None:
             process.stdin.flush()
             reply = json.loads(process.stdout.read())
 
-    assert reply.keys() == {"code", "message", "param"}
+    assert Report.from_json(reply) == validate([b"{}\n"], "supervised")
     assert process.returncode == 0

@@ -95,6 +95,13 @@ class World:
         environment = {**os.environ, **WORKER_ENVIRONMENT, **self.settings.to_environment()}
         return subprocess.Popen([sys.executable, "-m", "caesura.worker", job.id, "--name", name], env=environment)
 
+    def report(self, job: Job) -> dict[str, Any]:
+        """The report of the job's data, from the file that the job names."""
+        file = self.store.files.get(self.store.jobs.get(job.id).extras["validation_report"])
+        assert (file.purpose, file.filename) == ("fine-tune-results", "validation_report.json")
+        with self.storage.open(file.blob) as lines:
+            return json.load(lines)
+
     def outcome(self, job: Job) -> Outcome:
         job = self.store.jobs.get(job.id)
         assert job.status is Status.SUCCEEDED, job

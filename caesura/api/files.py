@@ -109,10 +109,11 @@ def delete(file_id: str, server: ServerDependency) -> Deleted:
 
 @router.get("/{file_id}/content")
 def content(file_id: str, request: Request, server: ServerDependency) -> Response:
-    """The file's bytes. A result file comes base64-encoded, as OpenAI serves it, unless `text/csv` is asked for."""
+    """The file's bytes. A job's CSV comes base64-encoded, as OpenAI serves it, unless `text/csv` is asked for."""
     file = server.store.files.get(file_id)
     plain = "text/csv" in request.headers.get("accept", "")
-    encode = file.purpose == "fine-tune-results" and server.settings.results_base64 and not plain
+    is_result = file.purpose == "fine-tune-results" and file.filename.endswith(".csv")
+    encode = is_result and server.settings.results_base64 and not plain
     server.storage.open(file.blob).close()  # that it is damaged can be told only before the answer begins
     length = 4 * -(-file.bytes // 3) if encode else file.bytes
     headers = {

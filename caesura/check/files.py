@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from array import array
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from caesura.data.lines import Problem, parse_lines
 from caesura.data.order import num_steps
-from caesura.data.pairs import Pair, render_pair
-from caesura.data.preferences import PreferenceRow
-from caesura.data.prompt_tokens import PromptTokens, render_prompt
-from caesura.data.prompts import Needed, PromptRow
-from caesura.data.render import Example, Tokenizer
-from caesura.data.rows import Row, TextRow
+from caesura.data.pairs import render_pair
+from caesura.data.prompt_tokens import render_prompt
+from caesura.data.prompts import Needed
+from caesura.data.render import Tokenizer
+from caesura.data.tally import LACKING, AnyRendered, AnyRow, Tally, try_to_render
 from caesura.data.texts import render_example
 from caesura.data.validate import FORMATS, MAX_PROBLEMS, Report, line_reader, validate
-from caesura.errors import InvalidData
 from caesura.jobs import JobError
 from caesura.models.loading import ChatTokenizer
 from caesura.training.hyperparameters import Hyperparameters, resolve
-from caesura.training.rendering import LACKING, nothing_to_learn, require_template
+from caesura.training.rendering import nothing_to_learn, require_template
 
-#: Of rows that something is said of, so many lines are named.
-MAX_LINES = 20
-_DIGEST_BYTES = 8
-
-AnyRow = Row | TextRow | PreferenceRow | PromptRow
-_Render = Callable[[Any, Tokenizer, int], Example | Pair | PromptTokens]
 #: As a worker renders the rows of each method.
-_RENDERERS: dict[str, _Render] = {
+_RENDERERS: dict[str, Callable[[Any, Tokenizer, int], AnyRendered]] = {
     "supervised": render_example,
     "dpo": render_pair,
     "reinforcement": render_prompt,
@@ -47,45 +35,6 @@ class Base(NamedTuple):
     name: str
     tokenizer: ChatTokenizer
     context_window: int
-
-
-@dataclass(slots=True)
-class Lines:
-    """How many rows something is true of, and the lines of the first."""
-
-    num_rows: int = 0
-    first: list[int] = field(default_factory=list[int])
-
-    def add(self, line: int) -> None:
-        self.num_rows += 1
-        if self.num_rows <= MAX_LINES:
-            self.first.append(line)
-
-
-@dataclass(slots=True)
-class Tally:
-    """The rows of a good file as a worker sees them."""
-
-    lengths: array[int] = field(default_factory=lambda: array("Q"))
-    #: Tokens that are learned or compared; of prompts there are none.
-    num_learned: int = 0
-    cut: Lines = field(default_factory=Lines)
-    silent: Lines = field(default_factory=Lines)
-    #: Rows that stand in the file before.
-    repeated: Lines = field(default_factory=Lines)
-    #: Rows that stand in the training file as well.
-    shared: Lines = field(default_factory=Lines)
-    digests: set[bytes] = field(default_factory=set[bytes])
-
-    @property
-    def num_tokens(self) -> int:
-        """As truncated."""
-        return sum(self.lengths)
-
-    @property
-    def spread(self) -> tuple[int, float, int]:
-        """Tokens of the shortest row, of the one in the middle, of the longest."""
-        return min(self.lengths), median(self.lengths), max(self.lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +81,11 @@ def count(
     expected, render = FORMATS[method], _RENDERERS[method]
     with checked.path.open("rb") as lines:
         for row in parse_lines(watch(lines), expected, line_reader(method, needed)):
-            if not isinstance(row, Problem):
+            if isinstance(row, Problem):
+                problem: Problem | None = row
+            else:
                 require_template(base.name, base.tokenizer, [row])
-            problem = row if isinstance(row, Problem) else _render(row, render, base, tally, others)
+                problem = _count(row, render, base, tally, others)
             num_problems += problem is not None
             if problem is not None and num_problems <= MAX_PROBLEMS:
                 problems.append(problem)
@@ -155,42 +106,16 @@ def estimate(num_rows: int, tally: Tally, method: str) -> Estimate:
     return Estimate(resolved, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), trained_tokens)
 
 
-def _render(row: AnyRow, render: _Render, base: Base, tally: Tally, others: Container[bytes]) -> Problem | None:
+def _count(
+    row: AnyRow,
+    render: Callable[[Any, Tokenizer, int], AnyRendered],
+    base: Base,
+    tally: Tally,
+    others: Container[bytes],
+) -> Problem | None:
     """Add the row to the tally. What the base's template does not take is a problem."""
-    try:
-        rendered = render(row, base.tokenizer, base.context_window)
-    except InvalidData as error:
-        return Problem(row.line, error.message, "Change the row, or use another base model.", None, None)
-    tally.lengths.append(rendered.num_tokens)
-    tally.num_learned += _num_learned(rendered)
-    if rendered.num_truncated:
-        tally.cut.add(row.line)
-    if not rendered.teaches:
-        tally.silent.add(row.line)
-    digest = _digest(row)
-    if digest in tally.digests:
-        tally.repeated.add(row.line)
-    if digest in others:
-        tally.shared.add(row.line)
-    tally.digests.add(digest)
+    rendered = try_to_render(row, render, base.tokenizer, base.context_window)
+    if isinstance(rendered, Problem):
+        return rendered
+    tally.add(row, rendered, others)
     return None
-
-
-def _num_learned(rendered: Example | Pair | PromptTokens) -> int:
-    if isinstance(rendered, PromptTokens):
-        return 0
-    sides = rendered.sides if isinstance(rendered, Pair) else (rendered,)
-    return sum(side.num_loss_tokens for side in sides)
-
-
-def _digest(row: AnyRow) -> bytes:
-    """Of all that the row holds, whatever the order of its keys."""
-    if isinstance(row, PromptRow):
-        content: Any = row.item
-    elif isinstance(row, TextRow):
-        content = [row.prompt, row.completion]
-    elif isinstance(row, PreferenceRow):
-        content = [row.messages, row.preferred, row.non_preferred, row.tools]
-    else:
-        content = [row.messages, row.tools]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).digest()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from caesura.check.files import Base, Checked, Estimate, Lines, Tally
+from caesura.check.files import Base, Checked, Estimate
+from caesura.data.tally import LACKING, UNITS, Lines, file_to_json
+from caesura.data.tally import to_json as report_to_json
 from caesura.data.validate import as_sentence
-from caesura.training.rendering import LACKING
 
 
 def to_text(base: Base, asked_model: str, method: str, files: Sequence[Checked], estimate: Estimate | None) -> str:
@@ -23,12 +24,12 @@ def to_text(base: Base, asked_model: str, method: str, files: Sequence[Checked],
 
 
 def to_json(base: Base, method: str, files: Sequence[Checked], estimate: Estimate | None) -> dict[str, Any]:
+    told = [
+        file_to_json(str(checked.path), checked.param, checked.report, checked.error, checked.tally)
+        for checked in files
+    ]
     return {
-        "ok": all(checked.error is None for checked in files),
-        "method": method,
-        "model": base.name,
-        "context_window": base.context_window,
-        "files": [_file_json(checked) for checked in files],
+        **report_to_json(method, base.name, base.context_window, told),
         "estimate": None
         if estimate is None
         else {
@@ -46,11 +47,7 @@ def _file_lines(checked: Checked, method: str, base: Base) -> list[str]:
     if checked.tally is None:
         return [*told, "  (tokens are counted once both files are good)"]
     tally = checked.tally
-    low, middle, high = tally.spread
-    parts = {"supervised": ", of which {} are learned", "dpo": ", of which {} are compared"}
-    learned = parts.get(method, "").format(f"{tally.num_learned:,}")
-    lengths = f"a {_UNITS[method]} has {low:,} to {high:,}, {middle:,.0f} at the median"
-    told.append(f"  {tally.num_tokens:,} tokens{learned}; {lengths}")
+    told.append(f"  {tally.describe(method)}")
     context = f"the context of {base.context_window:,} tokens"
     told += _lines_told(tally.cut, f"longer than {context}, and cut there")
     told += _lines_told(tally.silent, f"with {LACKING[method]} within {context}, which teach nothing")
@@ -73,50 +70,18 @@ def _estimate_lines(estimate: Estimate, method: str, base: Base) -> list[str]:
     resolved = estimate.hyperparameters
     told = (
         f"With 'auto' a job on '{base.name}' has {_counted(estimate.num_steps, 'step')}: "
-        f"{_counted(resolved.n_epochs, 'epoch')} in batches of {_counted(resolved.batch_size, _UNITS[method])}"
+        f"{_counted(resolved.n_epochs, 'epoch')} in batches of {_counted(resolved.batch_size, UNITS[method])}"
     )
     if estimate.trained_tokens is None:
         return [f"{told}."]
     return [f"{told}; it trains on {estimate.trained_tokens:,} tokens."]
 
 
-_UNITS = {"supervised": "row", "dpo": "pair", "reinforcement": "prompt"}
-
-
 def _lines_told(lines: Lines, what: str) -> list[str]:
     if not lines.num_rows:
         return []
-    named = ", ".join(map(str, lines.first))
-    num_others = lines.num_rows - len(lines.first)
-    more = f" and {num_others:,} more" if num_others else ""
-    return [f"  {_counted(lines.num_rows, 'row')} {what}: lines {named}{more}"]
+    return [f"  {_counted(lines.num_rows, 'row')} {what}: {lines.describe()}"]
 
 
 def _counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}" + ("" if number == 1 else "s")
-
-
-def _file_json(checked: Checked) -> dict[str, Any]:
-    error, report = checked.error, checked.report
-    return {
-        "file": str(checked.path),
-        "param": checked.param,
-        "rows": report.num_rows,
-        "error": None if error is None else {"code": error.code, "message": error.message},
-        "problems": [
-            {"line": problem.line, "field": problem.field, "message": problem.message, "remedy": problem.remedy}
-            for problem in report.problems
-        ],
-        "num_problems": report.num_problems,
-        **({"tokens": None} if checked.tally is None else _tally_json(checked.tally)),
-    }
-
-
-def _tally_json(tally: Tally) -> dict[str, Any]:
-    low, middle, high = tally.spread
-    named = {"cut": tally.cut, "teach_nothing": tally.silent, "repeated": tally.repeated}
-    named["in_training_file"] = tally.shared
-    return {
-        "tokens": {"total": tally.num_tokens, "learned": tally.num_learned, "min": low, "median": middle, "max": high},
-        **{name: {"rows": lines.num_rows, "lines": lines.first} for name, lines in named.items()},
-    }

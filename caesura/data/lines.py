@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeGuard, TypeVar
+from typing import Any, NoReturn, Self, TypeGuard, TypeVar
 
 from caesura.errors import InvalidData
 
@@ -52,6 +52,12 @@ class Problem:
     remedy: str
     field: str | None
     format: Format | None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The problem that `asdict` made the value of."""
+        own: dict[str, Any] = value | {"format": None if value["format"] is None else Format(**value["format"])}
+        return cls(**own)
 
 
 class Fault(Exception):

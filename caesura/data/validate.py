@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from caesura.data.lines import CHAT, PREFERENCE, PROMPTS, Format, Place, Problem, load_line, read_line
 from caesura.data.preferences import read_preference
@@ -47,6 +47,14 @@ class Report:
     num_rows: int
     problems: list[Problem]
     num_problems: int
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The report that `asdict` made the value of."""
+        formats = {name: Format(**value[name]) for name in ("expected", "format")}
+        problems = [Problem.from_json(problem) for problem in value["problems"]]
+        own: dict[str, Any] = {**value, **formats, "problems": problems}
+        return cls(**own)
 
     def error(self, param: str, file_id: str) -> JobError | None:
         """Why a job cannot take the file as its `param` ("training_file" or "validation_file"); None if it can.

@@ -25,7 +25,9 @@ from caesura.jobs import (
 )
 from caesura.store import tables
 from caesura.store.database import Database
+from caesura.store.files import insert_file
 from caesura.store.models import drop_states, keep_model
+from caesura.store.reports import attach_report
 from caesura.store.rollouts import add_rollouts
 from caesura.store.rows import Telling, move, now, tell, to_job
 
@@ -162,9 +164,7 @@ class Attempts:
         """Publish the final model and the result file; the job succeeds, its training states are dropped."""
         with self._database.write() as connection:
             job = _hold(connection, lease)
-            connection.execute(
-                insert(tables.files).values({name: getattr(results, name) for name in File.__dataclass_fields__})
-            )
+            insert_file(connection, results)
             keep_model(connection, job, step, Reason.FINAL, adapter)
             drop_states(connection, job.id, keep=0)
             moved = move(
@@ -177,6 +177,11 @@ class Attempts:
             )
             assert moved is not None  # the lease was held a moment ago, in this transaction
             tell(connection, job.id, Telling(Told.SUCCEEDED))
+
+    def attach_report(self, lease: Lease, file: File) -> None:
+        """The report of the job's data is a file from now on; one that it had before stays a file."""
+        with self._database.write() as connection:
+            attach_report(connection, _hold(connection, lease), file)
 
     def fail(self, lease: Lease, error: JobError) -> None:
         """The job fails; its training states are dropped, its checkpoints stay."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from caesura.errors import InvalidRequest, NotFound
@@ -30,7 +30,7 @@ class Files:
         """`life_s`: after so many seconds the file expires; None: never."""
         file = new_file(blob, filename, purpose, self._project or FIRST_PROJECT, life_s)
         with self._database.write() as connection:
-            connection.execute(insert(tables.files).values(**{name: getattr(file, name) for name in file.__slots__}))
+            insert_file(connection, file)
         return file
 
     def get(self, file_id: str) -> File:
@@ -86,6 +86,10 @@ def _exists(at: ColumnElement[int] | None = None) -> ColumnElement[bool]:
     return files.deleted_at.is_(None) & or_(
         files.expires_at.is_(None), files.expires_at > (now() if at is None else at)
     )
+
+
+def insert_file(connection: Connection, file: File) -> None:
+    connection.execute(insert(tables.files).values({name: getattr(file, name) for name in File.__slots__}))
 
 
 def new_file(blob: Blob, filename: str, purpose: str, project: str = FIRST_PROJECT, life_s: int | None = None) -> File:

@@ -12,11 +12,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import count
 
 from caesura.errors import InvalidJobState, InvalidRequest, NotFound
-from caesura.jobs import ACTIVE, FINAL, RESUMED, Event, Job, JobError, Level, Status, Told, TrainingState
+from caesura.jobs import ACTIVE, FINAL, RESUMED, Event, File, Job, JobError, Level, Status, Told, TrainingState
 from caesura.store import tables
 from caesura.store.announcing import announce
 from caesura.store.database import Database
 from caesura.store.models import drop_states, hold_model
+from caesura.store.reports import attach_report
 from caesura.store.rows import (
     Telling,
     hold_job,
@@ -205,12 +206,17 @@ class Jobs:
             tell_each(connection, moved, Telling(Told.QUEUED))
         return moved
 
-    def fail(self, job_id: str, error: JobError, *from_statuses: Status) -> bool:
-        """Fail the job out of any of `from_statuses`; False when it was in none of them."""
+    def fail(self, job_id: str, error: JobError, *from_statuses: Status, report: File | None = None) -> bool:
+        """Fail the job out of any of `from_statuses`; False when it was in none of them.
+
+        `report`: of what is wrong with its files.
+        """
         with self._database.write() as connection:
             job = move(connection, job_id, Status.FAILED, _JOBS.status.in_(from_statuses), error=asdict(error))
             if job is not None:
                 tell(connection, job_id, Telling(error.message, Level.ERROR))
+                if report is not None:
+                    attach_report(connection, job, report)
         return job is not None
 
     def pause(self, job_id: str) -> Job:

@@ -2,73 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from caesura.data.lines import Problem
 from caesura.data.render import Tokenizer, pin_date
 from caesura.data.rows import TextRow
+from caesura.data.tally import LACKING, AnyRow, Lines, Tally, file_to_json, to_json, try_to_render
+from caesura.data.validate import FORMATS, MAX_PROBLEMS, Report
 from caesura.errors import InvalidData, InvalidRequest
+from caesura.jobs import Job, JobError
 from caesura.models.loading import Base, ChatTokenizer
 from caesura.training.rows import Rendered
 
-T = TypeVar("T")
 R = TypeVar("R", bound=Rendered)
-#: A warning names this many lines.
-NUM_NAMED_LINES = 20
-
-
-#: What a row that teaches nothing has, by method.
-LACKING = {
-    "supervised": "no assistant token",
-    "dpo": "nothing to compare",
-    "reinforcement": "no room for an answer",
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Renderer(Generic[T, R]):
-    """`render` makes a row of at most so many tokens; `lacking` says what a row that teaches nothing has."""
+class Findings:
+    """What is known of a job's files once they are rendered, or could not be."""
 
-    base: Base
-    render: Callable[[T, Tokenizer, int], R]
-    lacking: str
-    #: Filled as files are rendered.
+    #: The machine-readable report.
+    report: dict[str, Any]
+    #: What each file holds, in words.
+    counts: list[str] = field(default_factory=list[str])
+    #: What the user should know.
     warnings: list[str] = field(default_factory=list[str])
 
-    def training(self, rows: Sequence[T]) -> list[R]:
-        """Raises InvalidData, naming the line, when a row cannot be rendered, or when no row teaches anything."""
-        rendered = self._render(rows, "training_file")
-        if not any(row.teaches for row in rendered):
-            raise nothing_to_learn(self.lacking, self.base.context_window)
+
+class InvalidRows(InvalidData):
+    """Rows that the base model's template does not take, or that teach nothing; `report` has all that is known."""
+
+    def __init__(self, error: JobError, report: dict[str, Any]) -> None:
+        super().__init__(error.message, param=error.param, code=error.code)
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer(Generic[R]):
+    """`render` makes a row of at most so many tokens."""
+
+    job: Job
+    base: Base
+    render: Callable[[Any, Tokenizer, int], R]
+
+    def files(self, training: Sequence[AnyRow], validation: Sequence[AnyRow]) -> tuple[list[R], list[R], Findings]:
+        """The rows of both files, and what is to be said of them.
+
+        Raises InvalidRows, naming the lines, when rows cannot be rendered, or no row of the training file teaches
+        anything.
+        """
+        rendered, reports, tallies = list[list[R]](), list[dict[str, Any]](), list[Tally]()
+        first_error: JobError | None = None
+        for param, file_id, rows in (
+            ("training_file", self.job.training_file, training),
+            ("validation_file", self.job.validation_file, validation),
+        ):
+            tally, problems = Tally(), list[Problem]()
+            rendered.append(self._render(rows, tally, problems, tallies[0].digests if tallies else ()))
+            tallies.append(tally)
+            if file_id is None:
+                continue
+            report = self._report(len(rows), problems)
+            error = report.error(param, file_id) if problems else None
+            if param == "training_file" and not problems and tally.silent.num_rows == len(rows):
+                error = as_job_error(nothing_to_learn(LACKING[self._method], self.base.context_window))
+            first_error = first_error or error
+            reports.append(file_to_json(file_id, param, report, error, None if error else tally))
+        told = to_json(self._method, self.base.name, self.base.context_window, reports)
+        if first_error is not None:
+            raise InvalidRows(first_error, told)
+        return rendered[0], rendered[1], self._findings(told, *tallies)
+
+    @property
+    def _method(self) -> str:
+        return self.job.method["type"]
+
+    def _render(
+        self, rows: Sequence[AnyRow], tally: Tally, problems: list[Problem], others: Container[bytes]
+    ) -> list[R]:
+        rendered: list[R] = []
+        for row in rows:
+            item = try_to_render(row, self.render, self.base.tokenizer, self.base.context_window)
+            if isinstance(item, Problem):
+                problems.append(item)
+            else:
+                rendered.append(item)
+                tally.add(row, item, others)
         return rendered
 
-    def validation(self, rows: Sequence[T]) -> list[R]:
-        """Raises InvalidData, naming the line, when a row cannot be rendered."""
-        return self._render(rows, "validation_file")
+    def _report(self, num_rows: int, problems: list[Problem]) -> Report:
+        expected = FORMATS[self._method]
+        return Report(expected, expected, num_rows - len(problems), problems[:MAX_PROBLEMS], len(problems))
 
-    def _render(self, rows: Sequence[T], param: str) -> list[R]:
-        name = param.removesuffix("_file")
+    def _findings(self, report: dict[str, Any], training: Tally, validation: Tally) -> Findings:
+        findings = Findings(report)
+        for name, tally in (("training", training), ("validation", validation)):
+            if tally.lengths:
+                findings.counts.append(f"The {name} file has {tally.describe(self._method)}")
+                findings.warnings.extend(self._warnings(name, tally))
+        return findings
+
+    def _warnings(self, name: str, tally: Tally) -> list[str]:
         context = f"the context of {self.base.context_window} tokens"
-        try:
-            rendered = [self.render(row, self.base.tokenizer, self.base.context_window) for row in rows]
-        except InvalidData as error:
-            message = f"The job failed due to an invalid {name} file. {error.message}"
-            raise InvalidData(message, param=param, code=f"invalid_{param}") from error
-        truncated = [row for row in rendered if row.num_truncated]
-        if truncated:
-            self.warnings.append(
-                f"{len(truncated)} row(s) of the {name} file are longer than {context} and were truncated at the end: "
-                f"{_lines(truncated)}"
-            )
-        silent = [row for row in rendered if not row.teaches]
-        if silent:
-            self.warnings.append(
-                f"{len(silent)} row(s) of the {name} file have {self.lacking} within {context} and teach nothing: "
-                f"{_lines(silent)}"
-            )
-        return rendered
+        told: list[tuple[Lines, str]] = [
+            (tally.cut, f"are longer than {context} and were truncated at the end"),
+            (tally.silent, f"have {LACKING[self._method]} within {context} and teach nothing"),
+            (tally.repeated, "repeat an earlier one"),
+            (
+                tally.shared,
+                "stand in the training file as well: what is measured on them is not what the model makes of new ones",
+            ),
+        ]
+        return [
+            f"{lines.num_rows} row(s) of the {name} file {what}: {lines.describe()}"
+            for lines, what in told
+            if lines.num_rows
+        ]
 
 
 def prepare_tokenizer(tokenizer: ChatTokenizer, now: datetime) -> None:
@@ -101,7 +153,5 @@ def nothing_to_learn(lacking: str, context_window: int) -> InvalidData:
     )
 
 
-def _lines(rows: Sequence[Rendered]) -> str:
-    named = ", ".join(str(row.line) for row in rows[:NUM_NAMED_LINES])
-    more = len(rows) - NUM_NAMED_LINES
-    return f"lines {named}" + (f" and {more} more" if more > 0 else "")
+def as_job_error(error: InvalidRequest | InvalidData) -> JobError:
+    return JobError(error.code or "server_error", error.message, error.param)

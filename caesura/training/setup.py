@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 
 from caesura.data.lines import Problem
 from caesura.data.pairs import render_pair
-from caesura.data.preferences import PreferenceRow, parse_preferences
+from caesura.data.preferences import parse_preferences
 from caesura.data.prompt_tokens import PromptTokens, render_prompt
 from caesura.data.prompts import PromptRow, parse_prompts
 from caesura.data.render import Tokenizer
-from caesura.data.rows import Row, TextRow, parse_rows
+from caesura.data.rows import parse_rows
+from caesura.data.tally import AnyRow
 from caesura.data.texts import render_example
 from caesura.errors import InvalidData, InvalidRequest
 from caesura.graders.tool_servers import ToolServers
@@ -38,14 +39,13 @@ from caesura.training.policy import HttpTools, Policy
 from caesura.training.preference import Preference
 from caesura.training.reference import Reference
 from caesura.training.reinforcement import Reinforcement
-from caesura.training.rendering import LACKING, Renderer, prepare_tokenizer, require_template
-from caesura.training.rows import Rows
+from caesura.training.rendering import Findings, Renderer, prepare_tokenizer, require_template
+from caesura.training.rows import Rendered, Rows
 from caesura.training.supervised import Supervised
 
 #: Turns of an answer that may call tools, where the job does not say.
 DEFAULT_EPISODE_STEPS = 10
-AnyExample = Row | TextRow
-AnyRow = AnyExample | PreferenceRow | PromptRow
+R = TypeVar("R", bound=Rendered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ class Setup:
     method: Method
     #: Tokens of all training rows, as truncated; one epoch trains on so many.
     num_training_tokens: int
-    #: What the user should know about the data.
-    warnings: list[str]
+    findings: Findings
 
 
 PARSERS: dict[str, Callable[[Iterable[bytes]], Iterable[AnyRow | Problem]]] = {
@@ -111,54 +110,53 @@ def set_up(
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     base = _load(job, settings, plan, load)
     require_template(base.name, base.tokenizer, [*training, *validation])
+    files = _Files(job, base, plan, training, validation)
     if job.method["type"] == "dpo":
-        rows = cast(Sequence[PreferenceRow], training), cast(Sequence[PreferenceRow], validation)
-        return _set_up_preference(base, plan, job.seed, *rows, start)
+        return _set_up_preference(files, start)
     if job.method["type"] == "reinforcement":
         assert surroundings is not None
-        prompts = cast(Sequence[PromptRow], training), cast(Sequence[PromptRow], validation)
         sampling = surroundings.sampling or _sample_here(_load(job, settings, plan, load), plan)
         policy = _build_policy(base, sampling, plan, job.method["reinforcement"], surroundings)
-        return _set_up_reinforcement(base, plan, job, *prompts, start, policy, surroundings)
-    texts = cast(Sequence[AnyExample], training), cast(Sequence[AnyExample], validation)
-    return _set_up_supervised(base, plan, job.seed, *texts)
+        return _set_up_reinforcement(files, start, policy, surroundings)
+    return _set_up_supervised(files)
 
 
-def _set_up_supervised(
-    base: Base, plan: Plan, seed: int, training: Sequence[AnyExample], validation: Sequence[AnyExample]
-) -> Setup:
-    renderer = Renderer(base, render_example, lacking=LACKING["supervised"])
-    rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
-    return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, renderer.warnings)
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The rows of a job, and what they are rendered for."""
+
+    job: Job
+    base: Base
+    plan: Plan
+    training: Sequence[AnyRow]
+    validation: Sequence[AnyRow]
+
+    def render(self, render: Callable[[Any, Tokenizer, int], R]) -> tuple[Rows[R], Findings]:
+        rendered = Renderer(self.job, self.base, render).files(self.training, self.validation)
+        training, validation, findings = rendered
+        return Rows(training, validation, self.plan, self.job.seed), findings
 
 
-def _set_up_preference(
-    base: Base,
-    plan: Plan,
-    seed: int,
-    training: Sequence[PreferenceRow],
-    validation: Sequence[PreferenceRow],
-    start: Adapter | None,
-) -> Setup:
-    renderer = Renderer(base, render_pair, lacking=LACKING["dpo"])
-    rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
+def _set_up_supervised(files: _Files) -> Setup:
+    base, plan = files.base, files.plan
+    rows, findings = files.render(render_example)
+    return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, findings)
+
+
+def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
+    base, plan = files.base, files.plan
+    rows, findings = files.render(render_pair)
     base_digest = digest_weights(base.model.named_parameters())
     layers = add_lora(base.model)
     reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+    return Setup(base, layers, method, rows.num_training_tokens, findings)
 
 
 def _set_up_reinforcement(
-    base: Base,
-    plan: Plan,
-    job: Job,
-    training: Sequence[PromptRow],
-    validation: Sequence[PromptRow],
-    start: Adapter | None,
-    policy: Policy[Any],
-    surroundings: Surroundings,
+    files: _Files, start: Adapter | None, policy: Policy[Any], surroundings: Surroundings
 ) -> Setup:
+    base, plan, job = files.base, files.plan, files.job
     assert plan.reasoning_effort is not None
     assert plan.sampled_together is not None
     default_format: dict[str, Any] | None = job.method["reinforcement"].get("response_format")
@@ -171,12 +169,11 @@ def _set_up_reinforcement(
             _check_schema(base, row, is_own, checked)
         return render_prompt(row, tokenizer, max_tokens, plan.reasoning_effort or "default")
 
-    renderer = Renderer(base, render, lacking=LACKING["reinforcement"])
-    rows = Rows(renderer.training(training), renderer.validation(validation), plan, job.seed)
+    rows, findings = files.render(render)
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
     method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+    return Setup(base, layers, method, rows.num_training_tokens, findings)
 
 
 def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -> None:

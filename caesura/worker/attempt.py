@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from caesura import faults
+from caesura.data.tally import AnyRow
 from caesura.errors import BlobDamaged, InvalidRequest, LeaseLost
 from caesura.faults import Point
 from caesura.ids import new_token
@@ -32,11 +33,13 @@ from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import Storage, get_files
 from caesura.store import Store
 from caesura.store.files import new_file
+from caesura.store.reports import REPORT, store_report
 from caesura.store.rows import Telling
 from caesura.training.memory import base_too_large, is_out_of_memory, step_too_large
 from caesura.training.method import StepInterrupted
 from caesura.training.plan import Plan, environment, make_plan
-from caesura.training.setup import AnyRow, Setup, Surroundings, read_rows, set_up
+from caesura.training.rendering import Findings, InvalidRows
+from caesura.training.setup import Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
 from caesura.worker.grader import open_grading, open_tool_servers
@@ -142,12 +145,25 @@ class Attempt:
         start = self._start()
         faults.point(Point.ROWS_READ)
         plan = self._plan_of_job = self._plan(base, len(training), start)
+        try:
+            self._train_on(base, plan, training, validation, start)
+        except InvalidRows as error:
+            self._attach_report(error.report)
+            raise
+
+    def _train_on(
+        self,
+        base: BaseModelSettings,
+        plan: Plan,
+        training: list[AnyRow],
+        validation: list[AnyRow],
+        start: Adapter | None,
+    ) -> None:
         with ExitStack() as opened:
             surroundings = self._surroundings(opened)
             setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
             faults.point(Point.BASE_LOADED)
-            for number, warning in enumerate(setup.warnings):
-                self._warn(warning, f"data:{number}")
+            self._tell_of_data(setup.findings)
             trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
             if trainer.kept_was_stale:
                 self._warn(Told.STALE, f"stale:{self._job.attempt}")
@@ -162,6 +178,22 @@ class Attempt:
             self._in_hand = trainer, opened.enter_context(saver)
             if self._train(trainer, plan, saver):
                 self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+
+    def _tell_of_data(self, findings: Findings) -> None:
+        for number, count in enumerate(findings.counts):
+            self._patiently(
+                lambda number=number, count=count: self._attempts.tell(
+                    self._lease, Telling(count, key=f"count:{number}")
+                )
+            )
+        for number, warning in enumerate(findings.warnings):
+            self._warn(warning, f"data:{number}")
+        if REPORT not in self._job.extras:
+            self._attach_report(findings.report)
+
+    def _attach_report(self, report: dict[str, Any]) -> None:
+        file = self._patiently(lambda: store_report(self._storage, report, self._job.project))
+        self._patiently(lambda: self._attempts.attach_report(self._lease, file))
 
     def _surroundings(self, opened: ExitStack) -> Surroundings | None:
         """What a job of reinforcement needs of this process, open as long as `opened` is."""

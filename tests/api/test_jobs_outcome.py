@@ -54,6 +54,19 @@ def test_faulty_data_fails_the_job_with_a_message_that_names_the_line(
     assert (newest.level, newest.message) == ("error", job.error.message)
 
 
+def test_a_failed_job_names_a_report_that_programs_read(service: Service) -> None:
+    job_id = service.create_job(training_file=service.upload(rows(10) + b"{not json\n" + row(USER)))
+    service.validate()
+
+    job = service.client.fine_tuning.jobs.retrieve(job_id)
+    report_id = job.to_dict()["validation_report"]
+    assert isinstance(report_id, str)
+    report = json.loads(service.client.files.content(report_id).read())
+    assert [problem["line"] for problem in report["files"][0]["problems"]] == [11, 12]
+    assert service.client.files.retrieve(report_id).filename == "validation_report.json"
+    assert job.result_files == []
+
+
 def test_a_faulty_validation_file_fails_the_job_under_its_own_name(service: Service) -> None:
     job_id = service.create_job(validation_file=service.upload(row(USER)))
     service.validate()

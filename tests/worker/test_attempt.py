@@ -38,8 +38,9 @@ def test_the_events_are_openais_in_their_order(world: World, training: Rows) -> 
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
     ]
-    assert [message.split(":")[0] for message in told[4:9]] == [f"Step {step}/{NUM_STEPS}" for step in range(1, 6)]
-    assert told[9] == f"Checkpoint created at step 5 with Snapshot ID: {job.checkpoint_name(5)}"
+    assert told[4].startswith("The training file has ")
+    assert [message.split(":")[0] for message in told[5:10]] == [f"Step {step}/{NUM_STEPS}" for step in range(1, 6)]
+    assert told[10] == f"Checkpoint created at step 5 with Snapshot ID: {job.checkpoint_name(5)}"
     assert told[-2:] == [f"New fine-tuned model created: {job.model_name}", "The job has successfully completed"]
 
 
@@ -58,7 +59,7 @@ def test_validation_is_measured_in_part_every_ten_steps_and_in_full_at_every_epo
 
     assert [data["step"] for data in metrics if "valid_loss" in data] == [10, 20]
     assert [data["step"] for data in metrics if "full_valid_loss" in data] == [20]
-    assert f"validation loss={metrics[9]['valid_loss']:.2f}" in world.messages(job)[13]
+    assert f"validation loss={metrics[9]['valid_loss']:.2f}" in world.messages(job)[15]
     assert f"full validation loss={metrics[19]['full_valid_loss']:.2f}" in "".join(world.messages(job))
 
 
@@ -386,6 +387,45 @@ def test_a_base_without_a_chat_template_fails_the_job_by_its_name(
     assert ended.error.code == "unsupported_model"
     assert "'micro' has no chat template" in ended.error.message
     assert told.status is Status.SUCCEEDED, told.error
+
+
+def test_the_report_of_the_data_is_told_once_and_read_by_programs(
+    world: World, training: Rows, validation: Rows
+) -> None:
+    job = create(world, [*training, training[0]], [*validation, training[1]])
+    ended = world.run(job)
+
+    report = world.report(ended)
+    assert report["ok"]
+    first, second = report["files"]
+    assert (first["file"], first["rows"], first["error"]) == (job.training_file, len(training) + 1, None)
+    assert first["tokens"]["total"] > first["tokens"]["learned"] > 0
+    assert first["repeated"] == {"rows": 1, "lines": [len(training) + 1]}
+    assert second["in_training_file"] == {"rows": 1, "lines": [len(validation) + 1]}
+    told = world.messages(job)
+    assert told.count(f"1 row(s) of the training file repeat an earlier one: lines {len(training) + 1}") == 1
+    assert sum(message.startswith("The training file has ") for message in told) == 1
+    assert sum(message.startswith("The validation file has ") for message in told) == 1
+
+
+def test_rows_that_the_template_refuses_are_all_named(
+    world: World, training: Rows, micro_model: Path, tmp_path: Path
+) -> None:
+    picky = shutil.copytree(micro_model, tmp_path / "picky")
+    template = (picky / "chat_template.jinja").read_text()
+    refusal = "{% if 'never' in messages[0].content %}{{ raise_exception('Not that word.') }}{% endif %}"
+    (picky / "chat_template.jinja").write_text(refusal + template)
+    models = {"micro": {"path": str(picky)}}
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"models": models})
+    row = {"messages": [{"role": "user", "content": "never"}, {"role": "assistant", "content": "x"}]}
+    ended = world.run(create(world, [row, *training, row]))
+
+    assert ended.error is not None
+    assert ended.error.code == "invalid_training_file"
+    last = len(training) + 2
+    assert all(f"Example {line} cannot be rendered" in ended.error.message for line in (1, last))
+    (file,) = world.report(ended)["files"]
+    assert [problem["line"] for problem in file["problems"]] == [1, last]
 
 
 def test_the_context_window_of_the_first_attempt_holds(
