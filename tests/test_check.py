@@ -147,7 +147,9 @@ def test_a_file_for_another_method_or_with_too_few_rows_is_told_as_a_job_tells_i
     assert [file["error"] and file["error"]["code"] for file in answer["files"]] == ["invalid_n_examples", None]
     assert answer["estimate"] is None
     assert main([str(few), "--validation", str(few)]) == FAULTY
-    assert "tokens are counted once both files are good" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "tokens, of which" in out
+    assert "3 rows that stand in the training file as well" in out
 
 
 def test_a_job_has_the_steps_and_tokens_that_were_told(

@@ -83,10 +83,10 @@ def _check(given: argparse.Namespace) -> int:
     paths = {"training_file": given.file, "validation_file": given.validation}
     files = [_reading(path, partial(read, path, param, method, needed)) for param, path in paths.items() if path]
     planned: Estimate | None = None
-    if not any(checked.error for checked in files):
+    if all(checked.is_readable for checked in files):
         files = _count_all(files, method, needed, base)
         tally = files[0].tally
-        if tally is not None:
+        if tally is not None and not any(checked.error for checked in files):
             planned = estimate(files[0].report.num_rows, tally, method)
     if given.json:
         sys.stdout.write(json.dumps(to_json(base, method, files, planned)) + "\n")

@@ -39,7 +39,7 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A file. `error` is what a job would fail with; `tally` is None where there is one."""
+    """A file. `error` is what a job would fail with; `tally` is None where its rows were not counted."""
 
     path: Path
     #: "training_file" or "validation_file".
@@ -47,6 +47,12 @@ class Checked:
     report: Report
     error: JobError | None
     tally: Tally | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it has rows, all of them good ones: there may be too few."""
+        report = self.report
+        return report.num_rows > 0 and not report.problems and report.format.method == report.expected.method
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,9 @@ def count(
     others: Container[bytes] = (),
     watch: Callable[[Iterable[bytes]], Iterable[bytes]] = iter,
 ) -> Checked:
-    """The good file with its tally, or with the rows that cannot be rendered. `others`: the digests of the other file's
-    rows. `watch` sees the lines go by. Raises OSError, and InvalidRequest where the base has no chat template.
+    """The readable file with its tally, or with the rows that cannot be rendered.
+
+    `others`: the digests of the other file's rows. `watch` sees the lines go by. Raises OSError, and InvalidRequest where the base has no chat template.
     """
     tally, problems, num_problems = Tally(), list[Problem](), 0
     expected, render = FORMATS[method], _RENDERERS[method]

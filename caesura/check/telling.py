@@ -42,15 +42,17 @@ def to_json(base: Base, method: str, files: Sequence[Checked], estimate: Estimat
 
 def _file_lines(checked: Checked, method: str, base: Base) -> list[str]:
     if checked.error is not None:
-        return [f"{checked.path}: not fit for {method}", *_fault_lines(checked)]
-    told = [f"{checked.path}: good, {_counted(checked.report.num_rows, 'row')} for {method}"]
+        told = [f"{checked.path}: not fit for {method}", *_fault_lines(checked)]
+    else:
+        told = [f"{checked.path}: good, {_counted(checked.report.num_rows, 'row')} for {method}"]
     if checked.tally is None:
-        return [*told, "  (tokens are counted once both files are good)"]
+        return told if checked.error else [*told, "  (tokens are counted once both files are good)"]
     tally = checked.tally
     told.append(f"  {tally.describe(method)}")
     context = f"the context of {base.context_window:,} tokens"
     told += _lines_told(tally.cut, f"longer than {context}, and cut there")
     told += _lines_told(tally.silent, f"with {LACKING[method]} within {context}, which teach nothing")
+    told += _lines_told(tally.unasked, "without a message of the user")
     told += _lines_told(tally.repeated, "that repeat an earlier one")
     told += _lines_told(tally.shared, "that stand in the training file as well")
     return told

@@ -65,6 +65,8 @@ class Tally:
     num_learned: int = 0
     cut: Lines = field(default_factory=Lines)
     silent: Lines = field(default_factory=Lines)
+    #: Conversations in which the user says nothing.
+    unasked: Lines = field(default_factory=Lines)
     #: Rows that stand in the file before.
     repeated: Lines = field(default_factory=Lines)
     #: Rows that stand in the training file as well.
@@ -89,6 +91,8 @@ class Tally:
             self.cut.add(row.line)
         if not rendered.teaches:
             self.silent.add(row.line)
+        if isinstance(row, Row) and not any(message["role"] == "user" for message in row.messages):
+            self.unasked.add(row.line)
         digest = _digest(row)
         if digest in self.digests:
             self.repeated.add(row.line)
@@ -106,8 +110,8 @@ class Tally:
     def to_json(self) -> dict[str, Any]:
         low, middle, high = self.spread
         tokens = {"total": self.num_tokens, "learned": self.num_learned, "min": low, "median": middle, "max": high}
-        named = {"cut": self.cut, "teach_nothing": self.silent, "repeated": self.repeated}
-        named["in_training_file"] = self.shared
+        named = {"cut": self.cut, "teach_nothing": self.silent, "without_user": self.unasked}
+        named |= {"repeated": self.repeated, "in_training_file": self.shared}
         return {
             "tokens": tokens,
             **{name: {"rows": lines.num_rows, "lines": lines.first} for name, lines in named.items()},

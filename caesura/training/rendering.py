@@ -110,6 +110,7 @@ class Renderer(Generic[R]):
         told: list[tuple[Lines, str]] = [
             (tally.cut, f"are longer than {context} and were truncated at the end"),
             (tally.silent, f"have {LACKING[self._method]} within {context} and teach nothing"),
+            (tally.unasked, "have no message of the user"),
             (tally.repeated, "repeat an earlier one"),
             (
                 tally.shared,

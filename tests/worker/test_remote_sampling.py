@@ -35,7 +35,7 @@ def fake(micro_model: Path) -> FakeVllm:
 def world(world: World, fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(remote_sampling, "RETRY_S", (0.01, 0.05))
     with serve(fake) as url:
-        values = world.settings.model_dump() | {"engine_url": url, "sampling": "engine"}
+        values = world.settings.model_dump() | {"engine_url": url, "sampling": "engine", "dtype": "float32"}
         world.settings = Settings.model_validate(values)
         yield world
 

@@ -25,6 +25,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
+def world(world: World) -> World:
+    """In one arithmetic, whatever the processor is best at."""
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"dtype": "float32"})
+    return world
+
+
+@pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the bases that were loaded, in their order."""
     names: list[str] = []

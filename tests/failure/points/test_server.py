@@ -153,6 +153,7 @@ def test_a_server_killed_on_the_way_of_a_job(servers: Servers, survived: Survive
     name, number = at.split(":")
     servers.start(f"{name}:kill:{number}")
     job = servers.finish(servers.create_job())
+    servers.children[0].join(60)  # a slow machine comes to its ticks late
     assert servers.children[0].exitcode == -signal.SIGKILL
     assert len(servers.bench.world.store.jobs.list(after=None, limit=10, metadata=None)[0]) == 1
 
