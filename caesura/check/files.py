@@ -82,8 +82,8 @@ def count(
 ) -> Checked:
     """The readable file with its tally, or with the rows that cannot be rendered.
 
-    `others`: the digests of the other file's rows. `watch` sees the lines go by. Raises OSError, and InvalidRequest where
-    the base has no chat template.
+    `others`: the digests of the other file's rows. `watch` sees the lines go by. Raises OSError; InvalidRequest
+    where the base has no chat template.
     """
     tally, problems, num_problems = Tally(), list[Problem](), 0
     expected, render = FORMATS[method], _RENDERERS[method]
