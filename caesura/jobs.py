@@ -87,6 +87,8 @@ class Reason(StrEnum):
     """Why a model was kept."""
 
     EPOCH = "epoch"
+    #: Every so many steps, where the job asks for that.
+    STEP = "step"
     #: Of a job of reinforcement, which is validated every so many steps.
     VALIDATION = "valid"
     PAUSE = "pause"
@@ -95,6 +97,8 @@ class Reason(StrEnum):
 
 #: How many of the models made at epoch ends stay, the final one included.
 NUM_EPOCH_CHECKPOINTS = 3
+#: How many of those that `checkpoint_every` has made between them.
+NUM_STEP_CHECKPOINTS = 3
 #: How many of the models made at validations stay: those with the best rewards.
 NUM_BEST_CHECKPOINTS = 3
 #: What they are compared by.
@@ -232,7 +236,7 @@ class Job:
     stalled_attempts: int = 0
     #: The process that holds the lease, as its executor named it.
     worker: str | None = None
-    #: What its creator sent for other services and wants to see again, by its key.
+    #: What its creator asked for beyond OpenAI's API, or sent for other services: told again, by its key.
     extras: dict[str, Any] = field(default_factory=dict[str, Any])
     #: Whose it is; its models and result files are the same one's.
     project: str = FIRST_PROJECT

@@ -12,6 +12,7 @@ from caesura.ids import new_id
 from caesura.jobs import (
     NUM_BEST_CHECKPOINTS,
     NUM_EPOCH_CHECKPOINTS,
+    NUM_STEP_CHECKPOINTS,
     UNFINISHED,
     VALIDATION_REWARD,
     Artifact,
@@ -111,7 +112,7 @@ def hold_model(connection: Connection, name: str, *conditions: ColumnElement[boo
 
 def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adapter: Artifact) -> None:
     """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three, and those
-    of validations beyond the three best.
+    that were made between them beyond the last three, and those of validations beyond the three best.
 
     A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good, and
     is there even where the step's model was dropped or deleted before.
@@ -142,7 +143,7 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
         tell(connection, job.id, Telling(Told.MODEL.format(model=name), key="model:final"))
     else:
         tell(connection, job.id, Telling(Told.CHECKPOINT.format(step=step, model=name), key=f"model:{step}"))
-    _prune(connection, job.id)
+    _prune(connection, job)
 
 
 def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
@@ -157,20 +158,19 @@ def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any
     }
 
 
-def _prune(connection: Connection, job_id: str) -> None:
-    of_epochs = (
-        select(_MODELS.seq)
-        .where(_MODELS.job_id == job_id, _MODELS.reason.in_((Reason.EPOCH, Reason.FINAL)), _MODELS.deleted_at.is_(None))
-        .order_by(_MODELS.step.desc())
-        .offset(NUM_EPOCH_CHECKPOINTS)
-    )
-    validated = (
-        select(_MODELS.seq)
-        .where(_MODELS.job_id == job_id, _MODELS.reason == Reason.VALIDATION, _MODELS.deleted_at.is_(None))
-        .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
-        .offset(NUM_BEST_CHECKPOINTS)
-    )
-    surplus = [*connection.execute(of_epochs).scalars(), *connection.execute(validated).scalars()]
+def _prune(connection: Connection, job: Job) -> None:
+    live = _MODELS.job_id == job.id, _MODELS.deleted_at.is_(None)
+    # The final model stays, whichever step's it is.
+    last = (_MODELS.reason == Reason.FINAL).desc(), _MODELS.step.desc()
+    groups = [
+        ((Reason.EPOCH, Reason.FINAL), last, NUM_EPOCH_CHECKPOINTS),
+        ((Reason.STEP,), last, NUM_STEP_CHECKPOINTS),
+        ((Reason.VALIDATION,), (_reward().desc().nulls_last(), _MODELS.step.desc()), NUM_BEST_CHECKPOINTS),
+    ]
+    surplus: list[int] = []
+    for reasons, order, num_kept in groups:
+        query = select(_MODELS.seq).where(*live, _MODELS.reason.in_(reasons)).order_by(*order).offset(num_kept)
+        surplus += connection.execute(query).scalars()
     connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
 
 

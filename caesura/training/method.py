@@ -65,7 +65,7 @@ class Method(Protocol):
         ...
 
     def validate_fully(self, model: nn.Module, step: int) -> Metrics | None:
-        """Score the whole validation file at the end of an epoch; None elsewhere. Raises StepInterrupted."""
+        """Score the whole validation file where a checkpoint is made; None elsewhere. Raises StepInterrupted."""
         ...
 
     def describe(self, step: int) -> Details | None:

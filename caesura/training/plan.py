@@ -51,6 +51,8 @@ class Plan:
     dtype: str
     #: What the bytes depend on but nobody chooses: versions and the kind of processor.
     environment: dict[str, str]
+    #: Steps from one checkpoint to the next, beside those of the epochs; of supervised jobs and DPO.
+    checkpoint_every: int | None = None
     #: What only DPO has.
     beta: float | None = None
     loss_type: str | None = None
@@ -74,6 +76,9 @@ class Plan:
     @property
     def num_steps(self) -> int:
         return self.steps_per_epoch * self.n_epochs
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +112,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         device=device.type,
         dtype=choose_dtype(settings.dtype, device),
         environment=environment(device.type),
+        checkpoint_every=job.extras.get("checkpoint_every"),
         **_resolve_own(kind, asked, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), device),
     )
 

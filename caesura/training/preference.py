@@ -39,7 +39,7 @@ class Preference:
         return self._rows.of_step(step)
 
     def makes_checkpoint(self, step: int) -> bool:
-        return self._rows.ends_epoch(step)
+        return self._rows.makes_checkpoint(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         return self._measure(model, self.rows_of_step(step))

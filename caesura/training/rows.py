@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from caesura.data.order import derive_seed, epoch_order
 from caesura.training.plan import Plan
 
-#: A small batch of the validation file is scored every so many steps, the whole file at the end of every epoch.
+#: A small batch of the validation file is scored every so many steps, the whole file where a checkpoint is made.
 VALIDATION_INTERVAL = 10
 MIN_VALIDATION_ROWS = 8
 
@@ -60,15 +60,17 @@ class Rows(Generic[R]):
 
     def validated_at(self, step: int) -> Sequence[R]:
         """A small batch of validation rows, chosen by the step; none where none is due."""
-        if not self.validation or not (step % VALIDATION_INTERVAL == 0 or self.ends_epoch(step)):
+        if not self.validation or not (step % VALIDATION_INTERVAL == 0 or self._plan.ends_epoch(step)):
             return ()
         num_rows = min(len(self.validation), max(MIN_VALIDATION_ROWS, self._plan.batch_size))
         start = derive_seed(self._seed, "validation", step) % len(self.validation)
         return [*self.validation[start:], *self.validation[:start]][:num_rows]
 
     def validated_fully_at(self, step: int) -> Sequence[R]:
-        """The whole validation file at the end of an epoch; nothing elsewhere."""
-        return self.validation if self.ends_epoch(step) else ()
+        """The whole validation file where a checkpoint is made; nothing elsewhere."""
+        return self.validation if self.makes_checkpoint(step) else ()
 
-    def ends_epoch(self, step: int) -> bool:
-        return step % self._plan.steps_per_epoch == 0
+    def makes_checkpoint(self, step: int) -> bool:
+        """At the end of every epoch, and every so many steps where the job asks for that."""
+        every = self._plan.checkpoint_every
+        return self._plan.ends_epoch(step) or (every is not None and step % every == 0)

@@ -117,7 +117,6 @@ class Attempt:
         self._keeper = keeper
         self._stopping = stopping
         self._load = load
-        self._reason = Reason.VALIDATION if job.method["type"] == "reinforcement" else Reason.EPOCH
         #: What a step that is left on the way is saved from and by; None before the first.
         self._in_hand: tuple[Trainer, Saver] | None = None
         self._plan_of_job: Plan | None = None
@@ -290,10 +289,17 @@ class Attempt:
         if result.makes_checkpoint and result.step < result.total_steps:
             faults.point(Point.CHECKPOINT_BEGUN)
             self._flush()
-            saver.save(trainer.capture(), self._reason)
+            saver.save(trainer.capture(), self._reason(result.step))
             faults.point(Point.CHECKPOINT_MADE)
         elif saver.due:
             saver.save_in_passing(trainer.capture())
+
+    def _reason(self, step: int) -> Reason:
+        """Why the model of the step is kept."""
+        assert self._plan_of_job is not None
+        if self._job.method["type"] == "reinforcement":
+            return Reason.VALIDATION
+        return Reason.EPOCH if self._plan_of_job.ends_epoch(step) else Reason.STEP
 
     def _publish(self, trainer: Trainer, saver: Saver, num_row_tokens: int) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""

@@ -1,0 +1,63 @@
+"""What a job may be asked for beyond OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.job_shapes import post
+from tests.api.service import Service, error_of
+
+#: All of them, at some value.
+OWN: dict[str, Any] = {"checkpoint_every": 20}
+GRADER = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "a",
+    "operation": "eq",
+}
+REINFORCEMENT = {"type": "reinforcement", "reinforcement": {"grader": GRADER}}
+
+
+@pytest.mark.parametrize("method", [None, {"type": "dpo"}], ids=["supervised", "dpo"])
+def test_what_is_asked_for_beyond_openais_api_is_told_again(
+    service: Service, good_body: dict[str, Any], method: Any
+) -> None:
+    body = {**good_body, "validation_file": service.upload(), "method": method}
+    told = post(service, {**body, **OWN}).json()
+
+    assert {name: told[name] for name in OWN} == OWN
+    assert service.http.get(f"/v1/fine_tuning/jobs/{told['id']}").json() == told
+
+
+@pytest.mark.parametrize(
+    ("extra", "param", "code"),
+    [
+        ({"checkpoint_every": 0}, "checkpoint_every", "integer_below_min_value"),
+        ({"checkpoint_every": "3"}, "checkpoint_every", "invalid_type"),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_its_range_is_a_400_that_names_the_field(
+    idle_service: Service, idle_body: dict[str, Any], extra: dict[str, Any], param: str, code: str
+) -> None:
+    answer = post(idle_service, {**idle_body, **extra})
+
+    assert answer.status_code == 400
+    assert (error_of(answer)["param"], error_of(answer)["code"]) == (param, code)
+    assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(("name", "instead"), [("checkpoint_every", "hyperparameters.eval_interval")])
+def test_what_reinforcement_does_not_have_is_a_400_that_says_what_it_has_instead(
+    idle_service: Service, idle_body: dict[str, Any], name: str, instead: str
+) -> None:
+    body = {**idle_body, "validation_file": idle_body["training_file"], "method": REINFORCEMENT}
+    error = error_of(post(idle_service, {**body, name: OWN[name]}))
+
+    assert error["message"].startswith(f"Invalid value for '{name}': 'method.type' is 'reinforcement', and ")
+    assert instead in error["message"]
+    assert (error["param"], error["code"]) == (name, "invalid_value")
+    assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
