@@ -75,6 +75,7 @@ class Told:
     CANCELLED = "Fine tuning process stopping due to job cancellation"
     CHECKPOINT = "Checkpoint created at step {step} with Snapshot ID: {model}"
     MODEL = "New fine-tuned model created: {model}"
+    BEST = "The fine-tuned model is that of step {step}, which has the lowest full validation loss: {loss:.4f}"
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"
     RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
@@ -103,6 +104,8 @@ NUM_STEP_CHECKPOINTS = 3
 NUM_BEST_CHECKPOINTS = 3
 #: What they are compared by.
 VALIDATION_REWARD = "full_valid_mean_reward"
+#: What the models of the other methods are compared by.
+VALIDATION_LOSS = "full_valid_loss"
 #: After this many attempts without a new step the job fails.
 NUM_STALLED_ATTEMPTS = 3
 

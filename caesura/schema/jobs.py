@@ -123,6 +123,7 @@ class CreateJob(Request):
     user_provided_suffix: Suffix | None = None
     # Beyond OpenAI's API, told again: what a method has of it is checked in caesura/api/extras.py.
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    keep_best: bool | None = None
     # Sent by clients of other services: they mean nothing here, and are told again.
     trainingType: Text | None = None
     eval_id: Text | None = None

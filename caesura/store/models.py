@@ -14,6 +14,7 @@ from caesura.jobs import (
     NUM_EPOCH_CHECKPOINTS,
     NUM_STEP_CHECKPOINTS,
     UNFINISHED,
+    VALIDATION_LOSS,
     VALIDATION_REWARD,
     Artifact,
     Job,
@@ -83,14 +84,16 @@ class Models:
 
     def best_of_job(self, job_id: str) -> Model | None:
         """The job's checkpoint with the best validation reward, the latest of several; None where none has one."""
-        query = (
-            select(tables.models)
-            .where(_MODELS.job_id == job_id, _reward().is_not(None), _MODELS.deleted_at.is_(None))
-            .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
-            .limit(1)
-        )
+        return self._first(_measured(job_id, _reward()).order_by(_reward().desc(), _MODELS.step.desc()))
+
+    def least_loss_of_job(self, job_id: str) -> Model | None:
+        """The job's checkpoint with the lowest full validation loss, the earliest of several; None where none has
+        one."""
+        return self._first(_by_loss(job_id))
+
+    def _first(self, query: Select[Any]) -> Model | None:
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(query.limit(1)).mappings().one_or_none()
         return None if row is None else to_model(row)
 
     def delete(self, name: str) -> None:
@@ -171,7 +174,20 @@ def _prune(connection: Connection, job: Job) -> None:
     for reasons, order, num_kept in groups:
         query = select(_MODELS.seq).where(*live, _MODELS.reason.in_(reasons)).order_by(*order).offset(num_kept)
         surplus += connection.execute(query).scalars()
-    connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
+    is_surplus = _MODELS.seq.in_(surplus)
+    if job.extras.get("keep_best"):
+        is_surplus &= _MODELS.seq.not_in(_by_loss(job.id).with_only_columns(_MODELS.seq).limit(1))
+    connection.execute(update(tables.models).where(is_surplus).values(deleted_at=now()))
+
+
+def _measured(job_id: str, metric: ColumnElement[float]) -> Select[Any]:
+    return select(tables.models).where(_MODELS.job_id == job_id, metric.is_not(None), _MODELS.deleted_at.is_(None))
+
+
+def _by_loss(job_id: str) -> Select[Any]:
+    """The query of the job's checkpoints that were validated in full, the best first."""
+    loss = _MODELS.metrics[VALIDATION_LOSS].as_float()
+    return _measured(job_id, loss).order_by(loss, _MODELS.step, _MODELS.seq)
 
 
 def _reward() -> ColumnElement[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from caesura.faults import Point
 from caesura.ids import new_token
 from caesura.jobs import (
     NUM_STALLED_ATTEMPTS,
+    VALIDATION_LOSS,
     VALIDATION_REWARD,
     Artifact,
     File,
@@ -328,7 +330,19 @@ class Attempt:
             best = self._store.models.best_of_job(self._job.id)
             if best is not None and best.metrics[VALIDATION_REWARD] > metrics[-1][VALIDATION_REWARD]:
                 return best.step, best.adapter
+        if self._job.extras.get("keep_best"):
+            best = self._store.models.least_loss_of_job(self._job.id)
+            last_loss: float = metrics[-1].get(VALIDATION_LOSS, math.inf)
+            if best is not None and best.metrics[VALIDATION_LOSS] <= last_loss:
+                self._tell_of_best(best.step, best.metrics[VALIDATION_LOSS])
+                return best.step, best.adapter
+            self._tell_of_best(trainer.num_steps_done, last_loss)
         return trainer.num_steps_done, saver.store_adapter(trainer.capture())
+
+    def _tell_of_best(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            telling = Telling(Told.BEST.format(step=step, loss=loss), key="best")
+            self._patiently(lambda: self._attempts.tell(self._lease, telling))
 
     def _tell_of_memory(self) -> None:
         """Raises TrainingFailed in the last attempt without a new step; before that somebody else may have had the

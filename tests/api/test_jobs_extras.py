@@ -10,7 +10,7 @@ from tests.api.job_shapes import post
 from tests.api.service import Service, error_of
 
 #: All of them, at some value.
-OWN: dict[str, Any] = {"checkpoint_every": 20}
+OWN: dict[str, Any] = {"checkpoint_every": 20, "keep_best": True}
 GRADER = {
     "type": "string_check",
     "name": "exact",
@@ -37,6 +37,7 @@ def test_what_is_asked_for_beyond_openais_api_is_told_again(
     [
         ({"checkpoint_every": 0}, "checkpoint_every", "integer_below_min_value"),
         ({"checkpoint_every": "3"}, "checkpoint_every", "invalid_type"),
+        ({"keep_best": "yes"}, "keep_best", "invalid_type"),
     ],
     ids=str,
 )
@@ -50,14 +51,31 @@ def test_a_value_out_of_its_range_is_a_400_that_names_the_field(
     assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
 
 
-@pytest.mark.parametrize(("name", "instead"), [("checkpoint_every", "hyperparameters.eval_interval")])
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("checkpoint_every", "hyperparameters.eval_interval"), ("keep_best", "'method.reinforcement.keep_best'")],
+)
 def test_what_reinforcement_does_not_have_is_a_400_that_says_what_it_has_instead(
     idle_service: Service, idle_body: dict[str, Any], name: str, instead: str
 ) -> None:
     body = {**idle_body, "validation_file": idle_body["training_file"], "method": REINFORCEMENT}
     error = error_of(post(idle_service, {**body, name: OWN[name]}))
 
-    assert error["message"].startswith(f"Invalid value for '{name}': 'method.type' is 'reinforcement', and ")
+    assert error["message"].startswith(f"Invalid value for '{name}': 'method.type' is 'reinforcement', which ")
     assert instead in error["message"]
     assert (error["param"], error["code"]) == (name, "invalid_value")
     assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("name", ["keep_best"])
+def test_what_goes_by_the_validation_loss_needs_a_validation_file(
+    idle_service: Service, idle_body: dict[str, Any], name: str
+) -> None:
+    error = error_of(post(idle_service, {**idle_body, name: OWN[name]}))
+
+    assert f"or leave out '{name}'" in error["message"]
+    assert (error["param"], error["code"]) == ("validation_file", "missing_required_parameter")
+    assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+    assert post(idle_service, {**idle_body, name: False, "training_file": "file-x"}).json()["error"]["param"] == (
+        "training_file"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -22,23 +23,35 @@ from tests.worker.disturb import (
     create,
     pause_at,
     to_prompts,
+    validated,
 )
 from tests.world import World, example_rows
 
 MakeJob = Callable[..., Job]
-#: Kind of job → its method, and whether it goes on from a tuned model.
-KINDS = {
-    "supervised": ("supervised", False),
-    "dpo": ("dpo", False),
-    "dpo from a tuned model": ("dpo", True),
-    "reinforcement": ("reinforcement", False),
+#: Kind of job → its method, whether it goes on from a tuned model, and what it asks for beyond OpenAI's API.
+KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
+    "supervised": ("supervised", False, {}),
+    "supervised, the best kept": ("supervised", False, {"keep_best": True, "checkpoint_every": 2}),
+    "dpo": ("dpo", False, {}),
+    "dpo from a tuned model": ("dpo", True, {}),
+    "reinforcement": ("reinforcement", False, {}),
 }
+#: Of full validations, where the job goes by them: the best is neither the first nor the last.
+LOSSES = {2: 0.6, 4: 0.4, 5: 0.5, 6: 0.55, 8: 0.5, 10: 0.45}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def make_job(request: pytest.FixtureRequest, world: World, training: Rows, validation: Rows) -> MakeJob:
+def make_job(
+    request: pytest.FixtureRequest,
+    world: World,
+    training: Rows,
+    validation: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> MakeJob:
     """Jobs of one kind, alike but for what is said."""
-    method, from_tuned = request.param
+    method, from_tuned, extras = request.param
+    if extras:
+        validated(monkeypatch, LOSSES)
     start = None
     if from_tuned:
         start = world.store.models.find(world.run(create(world, training, learning_rate_multiplier=3.0)).model_name)
@@ -49,7 +62,7 @@ def make_job(request: pytest.FixtureRequest, world: World, training: Rows, valid
     if method == "reinforcement":
         prompts = to_prompts(training), to_prompts(validation)
         return partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
-    return partial(create, world, training, validation, method=method, start=start)
+    return partial(create, world, training, validation, method=method, start=start, extras=extras)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, make_job: MakeJob) -> None:
