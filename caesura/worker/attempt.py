@@ -159,6 +159,7 @@ class Attempt:
                 self._lease,
                 base.reference(self._job.base),
                 self._settings.save_interval_s,
+                self._keeper.flush,
             )
             self._in_hand = trainer, opened.enter_context(saver)
             if self._train(trainer, plan, saver):

@@ -15,6 +15,7 @@ from caesura.storage import get_files
 from caesura.store.attempts import Attempts
 from caesura.training.trainer import StepResult, Trainer
 from caesura.worker import keeper
+from caesura.worker.keeper import Keeper
 from tests.worker.disturb import NUM_STEPS, STEPS_PER_EPOCH, Crash, Rows, at_step, crash_in, create, pause_at
 from tests.world import World, wait_until
 
@@ -165,6 +166,34 @@ def test_training_states_are_saved_in_passing_when_their_interval_is_over(
 
     wait_until(lambda: bool(world.store.jobs.list_states(job.id)), "a state saved in passing")
     assert world.store.jobs.list_states(job.id)[0].step in (1, 2)
+
+
+def test_a_state_that_is_saved_in_passing_comes_after_the_metrics_of_its_steps(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settings = world.settings.model_copy(update={"save_interval_s": 1e-6})
+    job = create(world, training)
+    saved = threading.Event()
+    original = Attempts.save
+
+    def save(*args: Any, **kwargs: Any) -> list[str]:
+        freed = original(*args, **kwargs)
+        saved.set()
+        return freed
+
+    def wait_and_die() -> None:
+        assert saved.wait(60)
+        raise Crash
+
+    monkeypatch.setattr(keeper, "BEAT_S", 3600.0)  # it tells nothing by itself
+    monkeypatch.setattr(Attempts, "save", save)
+    monkeypatch.setattr(Keeper, "__exit__", lambda keeper, *_: keeper._ended.set())
+    at_step(monkeypatch, 2, wait_and_die)
+    with pytest.raises(Crash):
+        world.run(job, "worker-1")
+
+    (state,) = world.store.jobs.list_states(job.id)
+    assert [data["step"] for data in world.store.jobs.list_metrics(job.id)] == list(range(1, state.step + 1))
 
 
 def test_a_cancelled_job_is_left_and_keeps_its_checkpoints(
