@@ -75,6 +75,10 @@ class Told:
     CANCELLED = "Fine tuning process stopping due to job cancellation"
     CHECKPOINT = "Checkpoint created at step {step} with Snapshot ID: {model}"
     MODEL = "New fine-tuned model created: {model}"
+    STOPPED = (
+        "Training ends early, after step {step}: the full validation loss was not below {best:.4f} by more than "
+        "{min_delta:g} in {num} validations in a row"
+    )
     BEST = "The fine-tuned model is that of step {step}, which has the lowest full validation loss: {loss:.4f}"
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"

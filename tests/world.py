@@ -107,7 +107,7 @@ class World:
             return Outcome(
                 # How long something took is no part of what was computed.
                 [
-                    {name: value for name, value in data.items() if name != "timing"}
+                    {name: value for name, value in data.items() if name not in ("timing", "tokens_per_second")}
                     for data in self.store.jobs.list_metrics(job.id)
                 ],
                 {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},

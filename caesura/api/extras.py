@@ -10,13 +10,14 @@ from caesura.schema.jobs import CreateJob
 #: Of other services: they mean nothing here.
 _FOREIGN = ("trainingType", "eval_id")
 #: Our own.
-_OWN = ("checkpoint_every", "keep_best")
+_OWN = ("checkpoint_every", "keep_best", "early_stopping")
 #: What is decided by the loss of the validation file.
-_OF_VALIDATION = ("keep_best",)
+_OF_VALIDATION = ("keep_best", "early_stopping")
 #: What a job of reinforcement does not have → what it has instead.
 _NOT_OF_REINFORCEMENT = {
     "checkpoint_every": "makes its checkpoints at its validations: leave this out, and set "
     "'method.reinforcement.hyperparameters.eval_interval' to the steps between them",
+    "early_stopping": "is validated by rewards, not by a loss: leave this out, and pause or cancel the job",
     "keep_best": "compares rewards: leave this out, and set 'method.reinforcement.keep_best'",
 }
 
@@ -24,7 +25,7 @@ _NOT_OF_REINFORCEMENT = {
 def extras_of(body: CreateJob) -> dict[str, Any]:
     """Those that were given, by their keys. Raises InvalidRequest for one that the job's method does not have, and for
     one that needs a validation file where there is none."""
-    given = {name: value for name, value in body if value is not None}
+    given = body.model_dump(include={*_OWN, *_FOREIGN}, exclude_none=True)
     if body.method is not None and body.method.type == "reinforcement":
         _refuse(given)
     for name in _OF_VALIDATION:

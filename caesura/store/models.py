@@ -28,6 +28,8 @@ from caesura.store.permissions import permitted
 from caesura.store.rows import Telling, now, tell, to_artifact, to_model, within
 
 _MODELS = tables.models.c
+#: What a step's event tells beside the metrics that OpenAI's checkpoints have.
+_OF_STEP_ALONE = frozenset({"total_steps", "learning_rate", "tokens_per_second"})
 
 
 class Models:
@@ -157,7 +159,7 @@ def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any
     return {
         name: value
         for name, value in data.items()
-        if name != "total_steps" and isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in _OF_STEP_ALONE and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 

@@ -25,6 +25,8 @@ class Details:
     #: The step's event: what it says, and the data beside the metrics.
     message: str
     data: dict[str, Any]
+    #: That the step trained on.
+    num_tokens: int
     #: Answers of the step, as the API tells them.
     rollouts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     warnings: list[str] = field(default_factory=list[str])
@@ -51,6 +53,11 @@ class Method(Protocol):
 
     def makes_checkpoint(self, step: int) -> bool:
         """Whether the model after the step is kept."""
+        ...
+
+    def num_tokens_until(self, step: int) -> int:
+        """Tokens that the steps up to `step` train on; 0 of a method that cannot know them beforehand, and tells them
+        with each step."""
         ...
 
     def backward(self, model: nn.Module, step: int) -> Metrics:

@@ -80,6 +80,10 @@ class Plan:
     def ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0
 
+    def makes_checkpoint(self, step: int) -> bool:
+        """Of supervised jobs and DPO: at the end of every epoch, and every so many steps where the job asks for it."""
+        return self.ends_epoch(step) or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -39,7 +39,10 @@ class Preference:
         return self._rows.of_step(step)
 
     def makes_checkpoint(self, step: int) -> bool:
-        return self._rows.makes_checkpoint(step)
+        return self._plan.makes_checkpoint(step)
+
+    def num_tokens_until(self, step: int) -> int:
+        return self._rows.num_tokens_until(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         return self._measure(model, self.rows_of_step(step))

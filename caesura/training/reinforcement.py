@@ -97,6 +97,9 @@ class Reinforcement:
         assert self._plan.eval_interval is not None
         return step % self._plan.eval_interval == 0 or step == self._plan.num_steps
 
+    def num_tokens_until(self, step: int) -> int:
+        return 0
+
     def backward(self, model: nn.Module, step: int) -> Metrics:
         if self._batch is None or self._batch.step != step:
             self._began_s = time.perf_counter()
@@ -140,7 +143,12 @@ class Reinforcement:
         failure = self._failures.see(train)
         warnings = self._alerts.see(step, data)
         return Details(
-            describe_step(step, self._plan.num_steps, data), data, self._records(batch, validated), warnings, failure
+            describe_step(step, self._plan.num_steps, data),
+            data,
+            data["completion_tokens_count"],
+            self._records(batch, validated),
+            warnings,
+            failure,
         )
 
     def capture(self) -> dict[str, Tensor]:

@@ -58,6 +58,12 @@ class Rows(Generic[R]):
             self._order = (epoch, epoch_order(lengths, self._plan.batch_size, self._seed, epoch))
         return [self.training[row] for row in self._order[1][index]]
 
+    def num_tokens_until(self, step: int) -> int:
+        """Of the rows of all steps up to `step`, as truncated."""
+        num_epochs, num_more = divmod(step, self._plan.steps_per_epoch)
+        more = (row for later in range(step - num_more + 1, step + 1) for row in self.of_step(later))
+        return num_epochs * self.num_training_tokens + sum(row.num_tokens for row in more)
+
     def validated_at(self, step: int) -> Sequence[R]:
         """A small batch of validation rows, chosen by the step; none where none is due."""
         if not self.validation or not (step % VALIDATION_INTERVAL == 0 or self._plan.ends_epoch(step)):
@@ -68,9 +74,4 @@ class Rows(Generic[R]):
 
     def validated_fully_at(self, step: int) -> Sequence[R]:
         """The whole validation file where a checkpoint is made; nothing elsewhere."""
-        return self.validation if self.makes_checkpoint(step) else ()
-
-    def makes_checkpoint(self, step: int) -> bool:
-        """At the end of every epoch, and every so many steps where the job asks for that."""
-        every = self._plan.checkpoint_every
-        return self._plan.ends_epoch(step) or (every is not None and step % every == 0)
+        return self.validation if self._plan.makes_checkpoint(step) else ()

@@ -65,8 +65,6 @@ class Setup:
     base: Base
     layers: Layers
     method: Method
-    #: Tokens of all training rows, as truncated; one epoch trains on so many.
-    num_training_tokens: int
     #: What the user should know about the data.
     warnings: list[str]
 
@@ -123,7 +121,7 @@ def set_up(
 def _set_up_supervised(base: Base, plan: Plan, seed: int, training: Sequence[Row], validation: Sequence[Row]) -> Setup:
     renderer = Renderer(base, render_row, lacking=LACKING["supervised"])
     rows = Rows(renderer.training(training), renderer.validation(validation), plan, seed)
-    return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, renderer.warnings)
+    return Setup(base, add_lora(base.model), Supervised(rows, plan), renderer.warnings)
 
 
 def _set_up_preference(
@@ -140,7 +138,7 @@ def _set_up_preference(
     layers = add_lora(base.model)
     reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+    return Setup(base, layers, method, renderer.warnings)
 
 
 def _set_up_reinforcement(
@@ -170,7 +168,7 @@ def _set_up_reinforcement(
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
     method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, renderer.warnings)
+    return Setup(base, layers, method, renderer.warnings)
 
 
 def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -> None:

@@ -25,6 +25,7 @@ class Supervised:
 
     def __init__(self, rows: Rows[Example], plan: Plan) -> None:
         self._rows = rows
+        self._plan = plan
         self._micro_batch_tokens = plan.micro_batch_tokens
         self._device = torch.device(plan.device)
 
@@ -32,7 +33,10 @@ class Supervised:
         return self._rows.of_step(step)
 
     def makes_checkpoint(self, step: int) -> bool:
-        return self._rows.makes_checkpoint(step)
+        return self._plan.makes_checkpoint(step)
+
+    def num_tokens_until(self, step: int) -> int:
+        return self._rows.num_tokens_until(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         rows = self.rows_of_step(step)

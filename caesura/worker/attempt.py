@@ -41,6 +41,7 @@ from caesura.training.plan import Plan, environment, make_plan
 from caesura.training.setup import AnyRow, Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
+from caesura.worker.course import Course, open_course
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
 from caesura.worker.patience import patiently
@@ -162,8 +163,9 @@ class Attempt:
                 self._keeper.flush,
             )
             self._in_hand = trainer, opened.enter_context(saver)
-            if self._train(trainer, plan, saver):
-                self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+            course = open_course(self._jobs, self._job, plan, setup.method, trainer.num_steps_done)
+            if self._train(trainer, course, plan, saver):
+                self._publish(trainer, course, saver)
 
     def _surroundings(self, opened: ExitStack) -> Surroundings | None:
         """What a job of reinforcement needs of this process, open as long as `opened` is."""
@@ -235,21 +237,22 @@ class Attempt:
                 )
         return fresh_state(setup.layers, plan, self._job.seed, start)
 
-    def _train(self, trainer: Trainer, plan: Plan, saver: Saver) -> bool:
+    def _train(self, trainer: Trainer, course: Course, plan: Plan, saver: Saver) -> bool:
         """Do the steps that are left; False when the job was left on the way."""
         began, first = time.monotonic(), trainer.num_steps_done
-        while trainer.num_steps_done < plan.num_steps:
+        while not course.is_over:
             if self._left(trainer, saver):
                 return False
             try:
                 result = trainer.step()
             except StepInterrupted:
                 continue
+            course.see(result)
             step_s = (time.monotonic() - began) / (result.step - first)
             self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
             faults.point(Point.STEP_RECORDED)
             trainer.check_finite()
-            self._save(trainer, saver, result)
+            self._save(trainer, course, saver, result)
             if self._left_for_failures(trainer, saver, result):
                 return False
         return True
@@ -288,8 +291,8 @@ class Attempt:
         self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
         return True
 
-    def _save(self, trainer: Trainer, saver: Saver, result: StepResult) -> None:
-        if result.makes_checkpoint and result.step < result.total_steps:
+    def _save(self, trainer: Trainer, course: Course, saver: Saver, result: StepResult) -> None:
+        if result.makes_checkpoint and not course.is_over:
             faults.point(Point.CHECKPOINT_BEGUN)
             self._flush()
             saver.save(trainer.capture(), self._reason(result.step))
@@ -304,16 +307,19 @@ class Attempt:
             return Reason.VALIDATION
         return Reason.EPOCH if self._plan_of_job.ends_epoch(step) else Reason.STEP
 
-    def _publish(self, trainer: Trainer, saver: Saver, num_row_tokens: int) -> None:
+    def _publish(self, trainer: Trainer, course: Course, saver: Saver) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""
         faults.point(Point.TRAINED)
         self._flush()
-        metrics = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
+        self._tell(*course.tell_of_end())
+        told = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
+        # Of other hardware, an attempt before this one may have gone further before it was over.
+        metrics = [data for data in told if data["step"] <= trainer.num_steps_done]
         step, adapter = self._choose_model(trainer, saver, metrics)
         faults.point(Point.MODEL_STORED)
         results = self._patiently(lambda: self._store_results(metrics))
         faults.point(Point.RESULTS_STORED)
-        num_tokens = sum(data.get("completion_tokens_count", 0) for data in metrics) or num_row_tokens
+        num_tokens = sum(data.get("completion_tokens_count", 0) for data in metrics) or course.num_tokens
         self._patiently(lambda: self._attempts.finish(self._lease, step, adapter, results, num_tokens))
         faults.point(Point.PUBLISHED)
         logger.info("job %s: succeeded", self._job.id)
@@ -342,8 +348,7 @@ class Attempt:
 
     def _tell_of_best(self, step: int, loss: float) -> None:
         if math.isfinite(loss):
-            telling = Telling(Told.BEST.format(step=step, loss=loss), key="best")
-            self._patiently(lambda: self._attempts.tell(self._lease, telling))
+            self._tell(Telling(Told.BEST.format(step=step, loss=loss), key="best"))
 
     def _tell_of_memory(self) -> None:
         """Raises TrainingFailed in the last attempt without a new step; before that somebody else may have had the
@@ -365,4 +370,8 @@ class Attempt:
         return patiently(self._attempts, self._lease, do)
 
     def _warn(self, message: str, key: str) -> None:
-        self._patiently(lambda: self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key)))
+        self._tell(Telling(message, Level.WARN, key=key))
+
+    def _tell(self, *tellings: Telling) -> None:
+        if tellings:
+            self._patiently(lambda: self._attempts.tell(self._lease, *tellings))

@@ -10,7 +10,7 @@ from tests.api.job_shapes import post
 from tests.api.service import Service, error_of
 
 #: All of them, at some value.
-OWN: dict[str, Any] = {"checkpoint_every": 20, "keep_best": True}
+OWN: dict[str, Any] = {"checkpoint_every": 20, "keep_best": True, "early_stopping": {"patience": 3, "min_delta": 0.5}}
 GRADER = {
     "type": "string_check",
     "name": "exact",
@@ -38,6 +38,10 @@ def test_what_is_asked_for_beyond_openais_api_is_told_again(
         ({"checkpoint_every": 0}, "checkpoint_every", "integer_below_min_value"),
         ({"checkpoint_every": "3"}, "checkpoint_every", "invalid_type"),
         ({"keep_best": "yes"}, "keep_best", "invalid_type"),
+        ({"early_stopping": 3}, "early_stopping", "invalid_type"),
+        ({"early_stopping": {"patience": 0}}, "early_stopping.patience", "integer_below_min_value"),
+        ({"early_stopping": {"min_delta": -0.1}}, "early_stopping.min_delta", "decimal_below_min_value"),
+        ({"early_stopping": {"patients": 2}}, "early_stopping.patients", "unknown_parameter"),
     ],
     ids=str,
 )
@@ -53,7 +57,11 @@ def test_a_value_out_of_its_range_is_a_400_that_names_the_field(
 
 @pytest.mark.parametrize(
     ("name", "instead"),
-    [("checkpoint_every", "hyperparameters.eval_interval"), ("keep_best", "'method.reinforcement.keep_best'")],
+    [
+        ("checkpoint_every", "hyperparameters.eval_interval"),
+        ("keep_best", "'method.reinforcement.keep_best'"),
+        ("early_stopping", "pause or cancel"),
+    ],
 )
 def test_what_reinforcement_does_not_have_is_a_400_that_says_what_it_has_instead(
     idle_service: Service, idle_body: dict[str, Any], name: str, instead: str
@@ -67,7 +75,7 @@ def test_what_reinforcement_does_not_have_is_a_400_that_says_what_it_has_instead
     assert idle_service.http.get("/v1/fine_tuning/jobs").json()["data"] == []
 
 
-@pytest.mark.parametrize("name", ["keep_best"])
+@pytest.mark.parametrize("name", ["keep_best", "early_stopping"])
 def test_what_goes_by_the_validation_loss_needs_a_validation_file(
     idle_service: Service, idle_body: dict[str, Any], name: str
 ) -> None:
@@ -79,3 +87,12 @@ def test_what_goes_by_the_validation_loss_needs_a_validation_file(
     assert post(idle_service, {**idle_body, name: False, "training_file": "file-x"}).json()["error"]["param"] == (
         "training_file"
     )
+
+
+def test_early_stopping_is_a_switch_too(service: Service, good_body: dict[str, Any]) -> None:
+    body = {**good_body, "validation_file": service.upload()}
+    defaults = {"patience": 2, "min_delta": 0.0}
+
+    assert post(service, {**body, "early_stopping": True}).json()["early_stopping"] == defaults
+    assert post(service, {**body, "early_stopping": {}}).json()["early_stopping"] == defaults
+    assert "early_stopping" not in post(service, {**good_body, "early_stopping": False}).json()

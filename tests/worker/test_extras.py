@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from math import inf, isnan, nan
+from typing import Any
 
 import pytest
+import torch
 
+from caesura.data.order import epoch_order
+from caesura.data.render import render_row
+from caesura.data.rows import Row, parse_rows
+from caesura.jobs import Job, Status
+from caesura.models.loading import load_base
+from caesura.training.hyperparameters import learning_rate_at
+from caesura.training.method import Metrics
+from caesura.training.supervised import Supervised
 from tests.worker.disturb import NUM_STEPS, STEPS_PER_EPOCH, Rows, at_step, create, validated
 from tests.world import World, example_rows
 
@@ -119,3 +129,93 @@ def test_a_best_checkpoint_that_was_deleted_leaves_the_next_best(
     final = world.store.models.find(job.model_name)
     assert final is not None
     assert final.step == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_early_stopping_ends_the_job_and_says_where_and_why(
+    world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    validated(monkeypatch, {3: 0.5, 5: 0.6, 6: 0.495})
+    extras = {"early_stopping": {"patience": 2, "min_delta": 0.01}, "checkpoint_every": 3}
+    rows = rows_of(method, training, validation)
+    job = world.run(create(world, *rows, method=method, extras=extras))
+
+    assert (job.status, job.step) == (Status.SUCCEEDED, 6)
+    assert world.messages(job)[-3:] == [
+        "Training ends early, after step 6: the full validation loss was not below 0.5000 by more than 0.01 in 2 "
+        "validations in a row",
+        f"New fine-tuned model created: {job.model_name}",
+        "The job has successfully completed",
+    ]
+    final = world.store.models.find(job.model_name)
+    assert final is not None
+    assert final.step == 6
+    assert world.store.models.find(job.checkpoint_name(6)) is None  # it would be the same once more
+    assert len(world.outcome(job).results.splitlines()) == 1 + 6
+
+
+def test_a_job_that_ended_early_counts_the_tokens_that_it_trained_on(
+    world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated(monkeypatch, {4: 0.5, 5: 0.6, 8: 0.7})
+    extras = {"early_stopping": {"patience": 2, "min_delta": 0.0}, "checkpoint_every": 4}
+    whole = world.run(create(world, training, validation))
+    job = world.run(create(world, training, validation, extras=extras))
+    shorter = world.run(create(world, training, validation, extras={"early_stopping": extras["early_stopping"]}))
+
+    assert whole.trained_tokens is not None
+    assert job.trained_tokens is not None
+    assert whole.trained_tokens / 2 < job.trained_tokens < whole.trained_tokens
+    assert job.trained_tokens - whole.trained_tokens // 2 == sum_of_tokens(world, job, 6, 8)
+    assert shorter.trained_tokens == whole.trained_tokens
+
+
+def sum_of_tokens(world: World, job: Job, first: int, last: int) -> int:
+    """Of the rows of these steps, by the order of the job's seed."""
+    assert job.plan is not None
+    base = load_base("micro", world.settings.models["micro"], torch.float32, torch.device("cpu"))
+    with world.storage.open(job.training_blob) as lines:
+        rows = [row for row in parse_rows(lines) if isinstance(row, Row)]
+    lengths = [render_row(row, base.tokenizer, 512).num_tokens for row in rows]
+    batches = epoch_order(lengths, 4, job.seed, 1)
+    return sum(lengths[row] for step in range(first, last + 1) for row in batches[step - 1 - STEPS_PER_EPOCH])
+
+
+def test_every_step_tells_its_learning_rate_and_its_speed_and_checkpoints_and_results_do_not(
+    world: World, training: Rows, validation: Rows
+) -> None:
+    job = world.run(create(world, training, validation))
+    assert job.plan is not None
+
+    metrics = world.store.jobs.list_metrics(job.id)
+    rates = [learning_rate_at(step, NUM_STEPS, job.plan["learning_rate"]) for step in range(1, NUM_STEPS + 1)]
+    assert [data["learning_rate"] for data in metrics] == rates
+    assert all(data["tokens_per_second"] > 0 for data in metrics)
+    checkpoint = world.store.models.find(job.checkpoint_name(STEPS_PER_EPOCH))
+    assert checkpoint is not None
+    assert not {"learning_rate", "tokens_per_second"} & set(checkpoint.metrics)
+    assert "learning_rate" not in world.outcome(job).results
+
+
+def test_the_speed_is_the_tokens_of_the_step_over_the_seconds_of_its_training_alone(
+    world: World, training: Rows, validation: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    original = Supervised.backward, Supervised.validate_fully
+
+    def backward(self: Any, model: Any, step: int) -> Metrics:
+        clock[0] += 2.0
+        return original[0](self, model, step)
+
+    def validate_fully(self: Any, model: Any, step: int) -> Metrics | None:
+        clock[0] += 100.0
+        return original[1](self, model, step)
+
+    monkeypatch.setattr(Supervised, "backward", backward)
+    monkeypatch.setattr(Supervised, "validate_fully", validate_fully)
+    monkeypatch.setattr("caesura.training.trainer.time.perf_counter", lambda: clock[0])
+    job = world.run(create(world, training, validation))
+
+    speeds = [data["tokens_per_second"] for data in world.store.jobs.list_metrics(job.id)]
+    assert job.trained_tokens is not None
+    assert sum(speeds) * 2.0 == pytest.approx(job.trained_tokens, rel=0.01)

@@ -41,7 +41,7 @@ def test_the_metrics_of_every_step_are_told_with_their_rewards(world: World, pai
     metrics = world.outcome(job).metrics
 
     names = ["loss", "mean_token_accuracy", *(f"reward_{name}" for name in REWARDS)]
-    assert set(metrics[0]) == {"step", "total_steps", *(f"train_{name}" for name in names)}
+    assert set(metrics[0]) == {"step", "total_steps", "learning_rate", *(f"train_{name}" for name in names)}
     ends = metrics[STEPS_PER_EPOCH - 1]
     assert {f"{prefix}_{name}" for prefix in ("train", "valid", "full_valid") for name in names} < set(ends)
     assert f"Step 1/{NUM_STEPS}: training loss=0.69" in world.messages(job)
