@@ -75,6 +75,14 @@ class Told:
     CANCELLED = "Fine tuning process stopping due to job cancellation"
     CHECKPOINT = "Checkpoint created at step {step} with Snapshot ID: {model}"
     MODEL = "New fine-tuned model created: {model}"
+    MAX_MINUTES = (
+        "The job has trained for {minutes:.1f} minutes, max_minutes being {max_minutes:g}, and pauses itself after "
+        "step {step}. Resume it to train for as long again"
+    )
+    MAX_TOKENS = (
+        "The job has trained on {num_tokens} tokens, max_tokens being {max_tokens}, and pauses itself after step "
+        "{step}. Resume it to train on: this limit stops it no more"
+    )
     STOPPED = (
         "Training ends early, after step {step}: the full validation loss was not below {best:.4f} by more than "
         "{min_delta:g} in {num} validations in a row"

@@ -10,7 +10,7 @@ from caesura.schema.jobs import CreateJob
 #: Of other services: they mean nothing here.
 _FOREIGN = ("trainingType", "eval_id")
 #: Our own.
-_OWN = ("checkpoint_every", "keep_best", "early_stopping")
+_OWN = ("checkpoint_every", "keep_best", "early_stopping", "max_minutes", "max_tokens")
 #: What is decided by the loss of the validation file.
 _OF_VALIDATION = ("keep_best", "early_stopping")
 #: What a job of reinforcement does not have → what it has instead.

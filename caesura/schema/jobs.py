@@ -133,6 +133,8 @@ class CreateJob(Request):
     keep_best: bool | None = None
     #: `true` has its defaults.
     early_stopping: EarlyStopping | None = None
+    max_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     # Sent by clients of other services: they mean nothing here, and are told again.
     trainingType: Text | None = None
     eval_id: Text | None = None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from caesura import faults
@@ -96,6 +97,20 @@ def _fail(store: Store, lease: Lease, keeper: Keeper, error: JobError) -> None:
     faults.point(Point.FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What an attempt trains with, once all is loaded."""
+
+    plan: Plan
+    trainer: Trainer
+    course: Course
+    saver: Saver
+
+    def capture(self) -> State:
+        """The training state of this moment."""
+        return replace(self.trainer.capture(), measured=self.course.measure())
+
+
 class Attempt:
     """One worker's work on one job. Every method may raise LeaseLost, after which nothing can be written."""
 
@@ -121,7 +136,7 @@ class Attempt:
         self._stopping = stopping
         self._load = load
         #: What a step that is left on the way is saved from and by; None before the first.
-        self._in_hand: tuple[Trainer, Saver] | None = None
+        self._in_hand: Training | None = None
         self._plan_of_job: Plan | None = None
 
     def run(self) -> None:
@@ -150,7 +165,8 @@ class Attempt:
             faults.point(Point.BASE_LOADED)
             for number, warning in enumerate(setup.warnings):
                 self._warn(warning, f"data:{number}")
-            trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
+            state = self._restore(setup, plan, start)
+            trainer = Trainer(setup.base, setup.layers, setup.method, plan, state)
             if trainer.kept_was_stale:
                 self._warn(Told.STALE, f"stale:{self._job.attempt}")
             faults.point(Point.RESTORED)
@@ -162,10 +178,10 @@ class Attempt:
                 self._settings.save_interval_s,
                 self._keeper.flush,
             )
-            self._in_hand = trainer, opened.enter_context(saver)
-            course = open_course(self._jobs, self._job, plan, setup.method, trainer.num_steps_done)
-            if self._train(trainer, course, plan, saver):
-                self._publish(trainer, course, saver)
+            course = self._patiently(lambda: open_course(self._jobs, self._job, plan, setup.method, state))
+            training = self._in_hand = Training(plan, trainer, course, opened.enter_context(saver))
+            if self._train(training):
+                self._publish(training)
 
     def _surroundings(self, opened: ExitStack) -> Surroundings | None:
         """What a job of reinforcement needs of this process, open as long as `opened` is."""
@@ -187,9 +203,8 @@ class Attempt:
         if self._keeper.pause_asked or self._stopping.is_set():
             raise StepInterrupted
         assert self._in_hand is not None
-        trainer, saver = self._in_hand
-        if saver.due:
-            saver.save_in_passing(trainer.capture())
+        if self._in_hand.saver.due:
+            self._in_hand.saver.save_in_passing(self._in_hand.capture())
 
     def _read(self, blob: str) -> list[AnyRow]:
         with self._storage.open(blob) as lines:
@@ -237,33 +252,33 @@ class Attempt:
                 )
         return fresh_state(setup.layers, plan, self._job.seed, start)
 
-    def _train(self, trainer: Trainer, course: Course, plan: Plan, saver: Saver) -> bool:
+    def _train(self, training: Training) -> bool:
         """Do the steps that are left; False when the job was left on the way."""
-        began, first = time.monotonic(), trainer.num_steps_done
-        while not course.is_over:
-            if self._left(trainer, saver):
+        began, first = time.monotonic(), training.trainer.num_steps_done
+        while not training.course.is_over:
+            if self._left(training):
                 return False
             try:
-                result = trainer.step()
+                result = training.trainer.step()
             except StepInterrupted:
                 continue
-            course.see(result)
+            training.course.see(result)
             step_s = (time.monotonic() - began) / (result.step - first)
-            self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
+            self._keeper.record(result, int(time.time() + step_s * (training.plan.num_steps - result.step)) + 1)
             faults.point(Point.STEP_RECORDED)
-            trainer.check_finite()
-            self._save(trainer, course, saver, result)
-            if self._left_for_failures(trainer, saver, result):
+            training.trainer.check_finite()
+            self._save(training, result)
+            if self._left_for_failures(training, result) or self._left_for_limit(training):
                 return False
         return True
 
-    def _left(self, trainer: Trainer, saver: Saver) -> bool:
+    def _left(self, training: Training) -> bool:
         """Leave the job at this step boundary if it is to be paused or the server is stopping."""
         self._keeper.check()
         if self._keeper.pause_asked:
             faults.point(Point.PAUSE_HEARD)
             self._flush()
-            state = saver.store(trainer.capture())
+            state = training.saver.store(training.capture())
             faults.point(Point.PAUSE_STORED)
             paused = self._patiently(lambda: self._attempts.pause(self._lease, state))
             faults.point(Point.PAUSED)
@@ -271,34 +286,44 @@ class Attempt:
         if self._stopping.is_set():
             faults.point(Point.STOP_HEARD)
             self._flush()
-            state = saver.store(trainer.capture())
+            state = training.saver.store(training.capture())
             faults.point(Point.STOP_STORED)
             self._patiently(lambda: self._attempts.release(self._lease, state))
             faults.point(Point.RELEASED)
             return True
         return False
 
-    def _left_for_failures(self, trainer: Trainer, saver: Saver, result: StepResult) -> bool:
+    def _left_for_failures(self, training: Training, result: StepResult) -> bool:
         """Pause the job, or fail it if it asked for that, where its grader fails too often to train on."""
         failure = None if result.details is None else result.details.failure
         if failure is None:
             return False
         if self._job.method["reinforcement"].get("on_grader_errors") == "fail":
             raise TrainingFailed(JobError("grader_errors", failure, "method.reinforcement.grader"))
-        self._flush()
-        warning = Telling(failure, Level.WARN, key=f"grader:{result.step}")
-        state = saver.store(trainer.capture())
-        self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
+        self._pause_itself(training, Telling(failure, Level.WARN, key=f"grader:{result.step}"))
         return True
 
-    def _save(self, trainer: Trainer, course: Course, saver: Saver, result: StepResult) -> None:
-        if result.makes_checkpoint and not course.is_over:
+    def _left_for_limit(self, training: Training) -> bool:
+        """Pause the job where it was to train no longer than this."""
+        warning = None if training.course.is_over else training.course.tell_of_limit()
+        if warning is None:
+            return False
+        self._pause_itself(training, warning)
+        return True
+
+    def _pause_itself(self, training: Training, warning: Telling) -> None:
+        self._flush()
+        state = training.saver.store(training.capture())
+        self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
+
+    def _save(self, training: Training, result: StepResult) -> None:
+        if result.makes_checkpoint and not training.course.is_over:
             faults.point(Point.CHECKPOINT_BEGUN)
             self._flush()
-            saver.save(trainer.capture(), self._reason(result.step))
+            training.saver.save(training.capture(), self._reason(result.step))
             faults.point(Point.CHECKPOINT_MADE)
-        elif saver.due:
-            saver.save_in_passing(trainer.capture())
+        elif training.saver.due:
+            training.saver.save_in_passing(training.capture())
 
     def _reason(self, step: int) -> Reason:
         """Why the model of the step is kept."""
@@ -307,19 +332,19 @@ class Attempt:
             return Reason.VALIDATION
         return Reason.EPOCH if self._plan_of_job.ends_epoch(step) else Reason.STEP
 
-    def _publish(self, trainer: Trainer, course: Course, saver: Saver) -> None:
+    def _publish(self, training: Training) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""
         faults.point(Point.TRAINED)
         self._flush()
-        self._tell(*course.tell_of_end())
+        self._tell(*training.course.tell_of_end())
         told = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
         # Of other hardware, an attempt before this one may have gone further before it was over.
-        metrics = [data for data in told if data["step"] <= trainer.num_steps_done]
-        step, adapter = self._choose_model(trainer, saver, metrics)
+        metrics = [data for data in told if data["step"] <= training.trainer.num_steps_done]
+        step, adapter = self._choose_model(training, metrics)
         faults.point(Point.MODEL_STORED)
         results = self._patiently(lambda: self._store_results(metrics))
         faults.point(Point.RESULTS_STORED)
-        num_tokens = sum(data.get("completion_tokens_count", 0) for data in metrics) or course.num_tokens
+        num_tokens = training.course.num_tokens
         self._patiently(lambda: self._attempts.finish(self._lease, step, adapter, results, num_tokens))
         faults.point(Point.PUBLISHED)
         logger.info("job %s: succeeded", self._job.id)
@@ -329,9 +354,7 @@ class Attempt:
             writer.write(to_csv(metrics, self._job.method["type"]))
         return new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
 
-    def _choose_model(
-        self, trainer: Trainer, saver: Saver, metrics: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, Artifact]:
+    def _choose_model(self, training: Training, metrics: Sequence[Mapping[str, Any]]) -> tuple[int, Artifact]:
         """The step and the adapter of the final model: the last, or the best where the job asks for that."""
         if self._job.method[self._job.method["type"]].get("keep_best"):
             best = self._store.models.best_of_job(self._job.id)
@@ -343,8 +366,8 @@ class Attempt:
             if best is not None and best.metrics[VALIDATION_LOSS] <= last_loss:
                 self._tell_of_best(best.step, best.metrics[VALIDATION_LOSS])
                 return best.step, best.adapter
-            self._tell_of_best(trainer.num_steps_done, last_loss)
-        return trainer.num_steps_done, saver.store_adapter(trainer.capture())
+            self._tell_of_best(training.trainer.num_steps_done, last_loss)
+        return training.trainer.num_steps_done, training.saver.store_adapter(training.capture())
 
     def _tell_of_best(self, step: int, loss: float) -> None:
         if math.isfinite(loss):
@@ -357,7 +380,7 @@ class Attempt:
         if plan is None or self._in_hand is None:
             error = base_too_large(self._job.base)
         else:
-            error = step_too_large(self._in_hand[0].num_steps_done + 1, plan, self._job.method["type"])
+            error = step_too_large(self._in_hand.trainer.num_steps_done + 1, plan, self._job.method["type"])
         self._flush()
         if self._jobs.get(self._job.id).stalled_attempts >= NUM_STALLED_ATTEMPTS:
             raise TrainingFailed(error)

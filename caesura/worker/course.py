@@ -1,33 +1,59 @@
-"""Where a job's training stands, from step to step: what it has trained on, and whether it is over."""
+"""Where a job's training stands, from step to step: what it has trained on, whether a limit is reached, whether it is
+over."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from caesura.jobs import VALIDATION_LOSS, Job, Told
+from caesura.jobs import VALIDATION_LOSS, Job, Level, Told
 from caesura.store.jobs import Jobs
 from caesura.store.rows import Telling
 from caesura.training.method import Method
 from caesura.training.plan import Plan
+from caesura.training.state import State
 from caesura.training.stopping import EarlyStopping
 from caesura.training.trainer import StepResult
 
+#: The event of a pause at `max_tokens`, which a job makes once.
+_TOKENS_REACHED = "max_tokens"
+
 
 class Course:
-    """Sees every step that is done. What it decides is a function of the steps' metrics alone, so that a job that was
-    disturbed is over after the same step."""
+    """Sees every step that is done. When the training is over is a function of the steps' metrics alone, so that a job
+    that was disturbed ends after the same step.
 
-    def __init__(self, plan: Plan, step: int, num_tokens: int, early_stopping: EarlyStopping | None) -> None:
+    `num_tokens`: of the steps up to `step`; `trained_s`: how long the job has trained since it was started or last
+    resumed, `num_resumes` times by now; `max_minutes` and `max_tokens`: the limits that still hold.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: int,
+        num_tokens: int,
+        trained_s: float,
+        num_resumes: int,
+        max_minutes: float | None = None,
+        max_tokens: int | None = None,
+        early_stopping: EarlyStopping | None = None,
+    ) -> None:
+        self.num_tokens = num_tokens
         self._plan = plan
         self._step = step
-        #: Tokens of all steps done. Of a method that tells them with each step, of those since the attempt began.
-        self.num_tokens = num_tokens
+        self._trained_s = trained_s
+        self._num_resumes = num_resumes
+        self._max_minutes = max_minutes
+        self._max_tokens = max_tokens
         self._early_stopping = early_stopping
+        #: What the clock showed when `_trained_s` was right.
+        self._counted_s = time.monotonic()
 
     def see(self, result: StepResult) -> None:
         self._step = result.step
+        self._count()
         self.num_tokens += result.num_tokens
         self.recall(result.step, result.metrics)
 
@@ -38,11 +64,8 @@ class Course:
 
     @property
     def is_over(self) -> bool:
-        return self._step >= self._plan.num_steps or self._is_stopped
-
-    @property
-    def _is_stopped(self) -> bool:
-        return self._early_stopping is not None and self._early_stopping.is_over
+        is_stopped = self._early_stopping is not None and self._early_stopping.is_over
+        return is_stopped or self._step >= self._plan.num_steps
 
     def tell_of_end(self) -> list[Telling]:
         """What there is to tell of it once it is over."""
@@ -54,14 +77,45 @@ class Course:
         )
         return [Telling(words, key="stopped")]
 
+    def tell_of_limit(self) -> Telling | None:
+        """What there is to tell of a limit that is reached at this step, where the job is to pause; else None."""
+        if self._max_tokens is not None and self.num_tokens >= self._max_tokens:
+            words = Told.MAX_TOKENS.format(num_tokens=self.num_tokens, max_tokens=self._max_tokens, step=self._step)
+            return Telling(words, Level.WARN, key=_TOKENS_REACHED)
+        minutes = self._trained_s / 60
+        if self._max_minutes is not None and minutes >= self._max_minutes:
+            words = Told.MAX_MINUTES.format(minutes=minutes, max_minutes=self._max_minutes, step=self._step)
+            return Telling(words, Level.WARN)
+        return None
 
-def open_course(jobs: Jobs, job: Job, plan: Plan, method: Method, step: int) -> Course:
-    """The course of a training that stands at `step`, with what earlier attempts have told of it."""
-    asked = job.extras.get("early_stopping")
-    early_stopping = None if asked is None else EarlyStopping(asked["patience"], asked["min_delta"])
-    course = Course(plan, step, method.num_tokens_until(step), early_stopping)
-    if early_stopping is not None:
-        for metrics in jobs.list_metrics(job.id):
-            if metrics["step"] <= step:
-                course.recall(metrics["step"], metrics)
+    def measure(self) -> dict[str, float]:
+        """What belongs to the training state of this moment, for `open_course`."""
+        self._count()
+        return {"trained_s": self._trained_s, "num_resumes": self._num_resumes}
+
+    def _count(self) -> None:
+        now_s = time.monotonic()
+        self._trained_s += now_s - self._counted_s
+        self._counted_s = now_s
+
+
+def open_course(jobs: Jobs, job: Job, plan: Plan, method: Method, state: State) -> Course:
+    """The course of a training that goes on from `state`, with what earlier attempts have told of it."""
+    told = [metrics for metrics in jobs.list_metrics(job.id) if metrics["step"] <= state.step]
+    num_resumes = jobs.count_told(job.id, Told.RESUMED)
+    is_same_run = state.measured.get("num_resumes") == num_resumes
+    is_lifted = jobs.was_told(job.id, _TOKENS_REACHED)
+    stopping = job.extras.get("early_stopping")
+    course = Course(
+        plan,
+        state.step,
+        sum(metrics.get("completion_tokens_count", 0) for metrics in told) or method.num_tokens_until(state.step),
+        state.measured["trained_s"] if is_same_run else 0.0,
+        num_resumes,
+        job.extras.get("max_minutes"),
+        None if is_lifted else job.extras.get("max_tokens"),
+        None if stopping is None else EarlyStopping(stopping["patience"], stopping["min_delta"]),
+    )
+    for metrics in told:
+        course.recall(metrics["step"], metrics)
     return course

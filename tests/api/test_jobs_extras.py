@@ -10,7 +10,13 @@ from tests.api.job_shapes import post
 from tests.api.service import Service, error_of
 
 #: All of them, at some value.
-OWN: dict[str, Any] = {"checkpoint_every": 20, "keep_best": True, "early_stopping": {"patience": 3, "min_delta": 0.5}}
+OWN: dict[str, Any] = {
+    "checkpoint_every": 20,
+    "keep_best": True,
+    "early_stopping": {"patience": 3, "min_delta": 0.5},
+    "max_minutes": 0.5,
+    "max_tokens": 10**6,
+}
 GRADER = {
     "type": "string_check",
     "name": "exact",
@@ -38,6 +44,10 @@ def test_what_is_asked_for_beyond_openais_api_is_told_again(
         ({"checkpoint_every": 0}, "checkpoint_every", "integer_below_min_value"),
         ({"checkpoint_every": "3"}, "checkpoint_every", "invalid_type"),
         ({"keep_best": "yes"}, "keep_best", "invalid_type"),
+        ({"max_minutes": 0}, "max_minutes", "decimal_below_min_value"),
+        ({"max_minutes": "90"}, "max_minutes", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
         ({"early_stopping": 3}, "early_stopping", "invalid_type"),
         ({"early_stopping": {"patience": 0}}, "early_stopping.patience", "integer_below_min_value"),
         ({"early_stopping": {"min_delta": -0.1}}, "early_stopping.min_delta", "decimal_below_min_value"),
@@ -96,3 +106,11 @@ def test_early_stopping_is_a_switch_too(service: Service, good_body: dict[str, A
     assert post(service, {**body, "early_stopping": True}).json()["early_stopping"] == defaults
     assert post(service, {**body, "early_stopping": {}}).json()["early_stopping"] == defaults
     assert "early_stopping" not in post(service, {**good_body, "early_stopping": False}).json()
+
+
+def test_reinforcement_has_limits_too(service: Service, good_body: dict[str, Any]) -> None:
+    limits = {"max_minutes": 0.5, "max_tokens": 1000}
+    body = {**good_body, "validation_file": service.upload(), "method": REINFORCEMENT}
+    told = post(service, {**body, **limits}).json()
+
+    assert {name: told[name] for name in limits} == limits

@@ -63,8 +63,10 @@ def make_job(
         validation = example_rows("preference_validation.jsonl")[: len(validation)]
     if method == "reinforcement":
         prompts = to_prompts(training), to_prompts(validation)
-        return partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
-    return partial(create, world, training, validation, method=method, start=start, extras=extras)
+        given = partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
+    else:
+        given = partial(create, world, training, validation, method=method, start=start)
+    return lambda limits=None, **values: given(extras={**extras, **(limits or {})}, **values)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, make_job: MakeJob) -> None:
@@ -88,6 +90,21 @@ def test_a_paused_and_resumed_job_ends_in_the_bytes_of_an_undisturbed_one(
     world.run(job)  # a pause that was asked for in the last step is overtaken by the end
 
     assert world.outcome(job) == world.outcome(undisturbed)
+
+
+@pytest.mark.parametrize("limits", [{"max_minutes": 1e-9}, {"max_tokens": 1}], ids=str)
+def test_a_job_that_limits_paused_ends_in_the_bytes_of_one_without_them(
+    world: World, make_job: MakeJob, limits: dict[str, Any]
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job(limits)
+    paused_at: list[int] = []
+    while world.run(job).status is Status.PAUSED:
+        paused_at.append(world.store.jobs.get(job.id).step)
+        world.store.jobs.resume(job.id)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    assert paused_at == ([1] if "max_tokens" in limits else list(range(1, undisturbed.step)))
 
 
 def test_a_stopping_server_gives_the_job_back_and_nothing_differs_in_the_end(

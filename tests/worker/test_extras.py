@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import partial
 from math import inf, isnan, nan
 from typing import Any
 
@@ -13,10 +16,24 @@ from caesura.data.render import render_row
 from caesura.data.rows import Row, parse_rows
 from caesura.jobs import Job, Status
 from caesura.models.loading import load_base
+from caesura.store.attempts import Attempts
 from caesura.training.hyperparameters import learning_rate_at
 from caesura.training.method import Metrics
 from caesura.training.supervised import Supervised
-from tests.worker.disturb import NUM_STEPS, STEPS_PER_EPOCH, Rows, at_step, create, validated
+from caesura.training.trainer import Trainer
+from tests.worker.disturb import (
+    FEW_SHORT_ANSWERS,
+    NUM_STEPS,
+    REINFORCEMENT,
+    STEPS_PER_EPOCH,
+    Crash,
+    Rows,
+    at_step,
+    crash_in,
+    create,
+    to_prompts,
+    validated,
+)
 from tests.world import World, example_rows
 
 METHODS = ["supervised", "dpo"]
@@ -48,6 +65,16 @@ def test_checkpoints_between_those_of_epochs_change_no_byte(world: World, traini
     with_them = world.outcome(world.run(create(world, training, validation, extras={"checkpoint_every": 2})))
 
     assert with_them.adapter == without.adapter
+
+
+def tokens_by_step(world: World, job: Job) -> list[int]:
+    """Of the rows of every step, by the order of the job's seed."""
+    base = load_base("micro", world.settings.models["micro"], torch.float32, torch.device("cpu"))
+    with world.storage.open(job.training_blob) as lines:
+        rows = [row for row in parse_rows(lines) if isinstance(row, Row)]
+    lengths = [render_row(row, base.tokenizer, 512).num_tokens for row in rows]
+    batches = [batch for epoch in (0, 1) for batch in epoch_order(lengths, 4, job.seed, epoch)]
+    return [sum(lengths[row] for row in batch) for batch in batches]
 
 
 #: Loss by step → the step that is delivered.
@@ -163,22 +190,9 @@ def test_a_job_that_ended_early_counts_the_tokens_that_it_trained_on(
     job = world.run(create(world, training, validation, extras=extras))
     shorter = world.run(create(world, training, validation, extras={"early_stopping": extras["early_stopping"]}))
 
-    assert whole.trained_tokens is not None
-    assert job.trained_tokens is not None
-    assert whole.trained_tokens / 2 < job.trained_tokens < whole.trained_tokens
-    assert job.trained_tokens - whole.trained_tokens // 2 == sum_of_tokens(world, job, 6, 8)
-    assert shorter.trained_tokens == whole.trained_tokens
-
-
-def sum_of_tokens(world: World, job: Job, first: int, last: int) -> int:
-    """Of the rows of these steps, by the order of the job's seed."""
-    assert job.plan is not None
-    base = load_base("micro", world.settings.models["micro"], torch.float32, torch.device("cpu"))
-    with world.storage.open(job.training_blob) as lines:
-        rows = [row for row in parse_rows(lines) if isinstance(row, Row)]
-    lengths = [render_row(row, base.tokenizer, 512).num_tokens for row in rows]
-    batches = epoch_order(lengths, 4, job.seed, 1)
-    return sum(lengths[row] for step in range(first, last + 1) for row in batches[step - 1 - STEPS_PER_EPOCH])
+    tokens = tokens_by_step(world, job)
+    assert (job.step, job.trained_tokens) == (8, sum(tokens[:8]))
+    assert whole.trained_tokens == shorter.trained_tokens == sum(tokens)
 
 
 def test_every_step_tells_its_learning_rate_and_its_speed_and_checkpoints_and_results_do_not(
@@ -219,3 +233,102 @@ def test_the_speed_is_the_tokens_of_the_step_over_the_seconds_of_its_training_al
     speeds = [data["tokens_per_second"] for data in world.store.jobs.list_metrics(job.id)]
     assert job.trained_tokens is not None
     assert sum(speeds) * 2.0 == pytest.approx(job.trained_tokens, rel=0.01)
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the clock that measures how long something takes forward, by seconds."""
+    real, ahead_s = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead_s[0])
+
+    def pass_time(seconds: float) -> None:
+        ahead_s[0] += seconds
+
+    return pass_time
+
+
+MINUTES = "The job has trained for 1.2 minutes, max_minutes being 1, and pauses itself after step {step}. "
+
+
+def test_max_minutes_pauses_the_job_and_counts_anew_after_a_resume(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[float], None]
+) -> None:
+    job = create(world, training, extras={"max_minutes": 1})
+    for step, seconds in [(2, 40), (4, 30), (5, 50), (7, 20)]:
+        at_step(monkeypatch, step, partial(pass_time, seconds))
+
+    assert (world.run(job).status, world.store.jobs.get(job.id).step) == (Status.PAUSED, 4)
+    assert world.messages(job)[-4].startswith(MINUTES.format(step=4))
+    assert world.store.models.find(job.checkpoint_name(4)) is not None
+    world.store.jobs.resume(job.id)
+    assert (world.run(job).status, world.store.jobs.get(job.id).step) == (Status.PAUSED, 7)
+    assert world.messages(job)[-4].startswith(MINUTES.format(step=7))
+    world.store.jobs.resume(job.id)
+    assert world.run(job).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_max_minutes_counts_on_after_a_crash_as_far_as_was_saved_and_not_over_a_pause(
+    world: World,
+    training: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    pass_time: Callable[[float], None],
+    paused: bool,
+) -> None:
+    job = create(world, training, extras={"max_minutes": 1})
+    at_step(monkeypatch, 2, partial(pass_time, 40))
+    with monkeypatch.context() as patch:
+        crash_in(patch, Trainer, "step", after=True, call=STEPS_PER_EPOCH + 2)
+        at_step(patch, STEPS_PER_EPOCH + 1, partial(pass_time, 10))  # after the last save
+        with pytest.raises(Crash):
+            world.run(job, "worker-1")
+    if paused:
+        world.store.jobs.pause(job.id)
+    world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
+    if paused:
+        world.store.jobs.resume(job.id)
+    at_step(monkeypatch, STEPS_PER_EPOCH + 3, partial(pass_time, 30))
+
+    status = world.run(job).status
+    assert status is (Status.SUCCEEDED if paused else Status.PAUSED)
+    assert any(message.startswith(MINUTES.format(step=8)) for message in world.messages(job)) == (not paused)
+
+
+def test_a_limit_that_is_reached_with_the_last_step_pauses_nothing(world: World, training: Rows) -> None:
+    plain = world.run(create(world, training))
+    assert plain.trained_tokens is not None
+    job = world.run(create(world, training, extras={"max_tokens": plain.trained_tokens}))
+
+    assert job.status is Status.SUCCEEDED
+    assert not [message for message in world.messages(job) if "pauses itself" in message]
+
+
+def test_max_tokens_pauses_the_job_once_though_its_worker_dies_on_the_way(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create(world, training)
+    tokens = tokens_by_step(world, job)
+    job = create(world, training, extras={"max_tokens": sum(tokens[:7])})
+    with monkeypatch.context() as patch:
+        crash_in(patch, Attempts, "pause_itself", after=False)
+        with pytest.raises(Crash):
+            world.run(job, "worker-1")
+    world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
+
+    assert (world.run(job).status, world.store.jobs.get(job.id).step) == (Status.PAUSED, 7)
+    said = f"The job has trained on {sum(tokens[:7])} tokens, max_tokens being {sum(tokens[:7])}, and pauses itself"
+    assert [message.startswith(said) for message in world.messages(job)].count(True) == 1
+    world.store.jobs.resume(job.id)
+    assert world.run(job).status is Status.SUCCEEDED
+
+
+def test_the_tokens_of_reinforcement_are_those_of_its_answers(world: World, training: Rows, validation: Rows) -> None:
+    make = partial(create, world, to_prompts(training), to_prompts(validation), method="reinforcement")
+    plain = world.run(make(body=REINFORCEMENT, **FEW_SHORT_ANSWERS))
+    counts = [data["completion_tokens_count"] for data in world.store.jobs.list_metrics(plain.id)]
+    job = world.run(make(body=REINFORCEMENT, extras={"max_tokens": sum(counts[:4])}, **FEW_SHORT_ANSWERS))
+
+    assert (job.status, job.step) == (Status.PAUSED, 4)
+    assert plain.trained_tokens == sum(counts)
+    world.store.jobs.resume(job.id)
+    assert world.run(job).trained_tokens == plain.trained_tokens
