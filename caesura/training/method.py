@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from caesura.training.rows import Rendered
+from caesura.training.work import Work
 
 #: What was measured of some rows, by its name without a prefix; the `loss` is always among it.
 Metrics = dict[str, float]
@@ -58,6 +59,14 @@ class Method(Protocol):
     def num_tokens_until(self, step: int) -> int:
         """Tokens that the steps up to `step` train on; 0 of a method that cannot know them beforehand, and tells them
         with each step."""
+        ...
+
+    def work_of(self, step: int) -> Work:
+        """What the step has to do, with the validations and the checkpoint after it."""
+        ...
+
+    def work_after(self, step: int) -> Work:
+        """What is left to do when the step is done."""
         ...
 
     def backward(self, model: nn.Module, step: int) -> Metrics:

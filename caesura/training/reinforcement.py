@@ -28,6 +28,7 @@ from caesura.training.plan import Plan
 from caesura.training.reward_metrics import describe_step, measure, rollout_record
 from caesura.training.rollouts import Group
 from caesura.training.rows import Rows
+from caesura.training.work import Work
 
 #: How far a token's probability may move in the updates of one batch before its gradient ends (DAPO's values).
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
@@ -99,6 +100,27 @@ class Reinforcement:
 
     def num_tokens_until(self, step: int) -> int:
         return 0
+
+    def work_of(self, step: int) -> Work:
+        """In answers."""
+        assert self._plan.samples_per_prompt is not None
+        assert self._plan.eval_samples is not None
+        is_validated = self.makes_checkpoint(step)
+        num_validated = len(self._rows.validation) * self._plan.eval_samples if is_validated else 0
+        return Work(
+            self._plan.batch_size * self._plan.samples_per_prompt,
+            num_validated,
+            is_validated and step < self._plan.num_steps,
+        )
+
+    def work_after(self, step: int) -> Work:
+        """In answers, as if every batch were full."""
+        later = [self.work_of(number) for number in range(step + 1, self._plan.num_steps + 1)]
+        return Work(
+            sum(work.train for work in later),
+            sum(work.validation for work in later),
+            sum(work.checkpoints for work in later),
+        )
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         if self._batch is None or self._batch.step != step:

@@ -15,6 +15,7 @@ from caesura.training.losses import cross_entropy
 from caesura.training.method import Details, Metrics
 from caesura.training.plan import Plan
 from caesura.training.rows import Rows
+from caesura.training.work import Work
 
 
 class Supervised:
@@ -37,6 +38,12 @@ class Supervised:
 
     def num_tokens_until(self, step: int) -> int:
         return self._rows.num_tokens_until(step)
+
+    def work_of(self, step: int) -> Work:
+        return self._rows.work_of(step)
+
+    def work_after(self, step: int) -> Work:
+        return self._rows.work_after(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         rows = self.rows_of_step(step)

@@ -37,7 +37,7 @@ from caesura.store import Store
 from caesura.store.files import new_file
 from caesura.store.rows import Telling
 from caesura.training.memory import base_too_large, is_out_of_memory, step_too_large
-from caesura.training.method import StepInterrupted
+from caesura.training.method import Method, StepInterrupted
 from caesura.training.plan import Plan, environment, make_plan
 from caesura.training.setup import AnyRow, Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
@@ -102,6 +102,7 @@ class Training:
     """What an attempt trains with, once all is loaded."""
 
     plan: Plan
+    method: Method
     trainer: Trainer
     course: Course
     saver: Saver
@@ -179,7 +180,7 @@ class Attempt:
                 self._keeper.flush,
             )
             course = self._patiently(lambda: open_course(self._jobs, self._job, plan, setup.method, state))
-            training = self._in_hand = Training(plan, trainer, course, opened.enter_context(saver))
+            training = self._in_hand = Training(plan, setup.method, trainer, course, opened.enter_context(saver))
             if self._train(training):
                 self._publish(training)
 
@@ -254,7 +255,6 @@ class Attempt:
 
     def _train(self, training: Training) -> bool:
         """Do the steps that are left; False when the job was left on the way."""
-        began, first = time.monotonic(), training.trainer.num_steps_done
         while not training.course.is_over:
             if self._left(training):
                 return False
@@ -262,9 +262,8 @@ class Attempt:
                 result = training.trainer.step()
             except StepInterrupted:
                 continue
-            training.course.see(result)
-            step_s = (time.monotonic() - began) / (result.step - first)
-            self._keeper.record(result, int(time.time() + step_s * (training.plan.num_steps - result.step)) + 1)
+            training.course.see(result, training.method.work_of(result.step))
+            self._keeper.record(result, training.course.finish_at())
             faults.point(Point.STEP_RECORDED)
             training.trainer.check_finite()
             self._save(training, result)
