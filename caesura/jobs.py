@@ -87,6 +87,7 @@ class Told:
         "Training ends early, after step {step}: the full validation loss was not below {best:.4f} by more than "
         "{min_delta:g} in {num} validations in a row"
     )
+    ABNORMAL = "Lines of the training file that were much harder to learn than the others: {lines}"
     BEST = "The fine-tuned model is that of step {step}, which has the lowest full validation loss: {loss:.4f}"
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"

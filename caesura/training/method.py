@@ -35,6 +35,16 @@ class Details:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RowLoss:
+    """The mean loss of a training row over its learned tokens, when it was last trained on: as the weights were then,
+    before that step changed them."""
+
+    line: int
+    num_tokens: int
+    loss: float
+
+
 class Method(Protocol):
     """Turns the rows of a step into gradients. What it computes is a function of the adapter, the step and the seed."""
 
@@ -86,6 +96,10 @@ class Method(Protocol):
 
     def describe(self, step: int) -> Details | None:
         """What is told of the step, which is done; None: what is told of every step."""
+        ...
+
+    def row_losses(self) -> Sequence[RowLoss]:
+        """Of the rows that were trained on, by line; none of a method that does not learn rows one by one."""
         ...
 
     def capture(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from caesura.data.pairs import Pair
 from caesura.training.batch import make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
 from caesura.training.losses import ipo_losses, sigmoid_losses
-from caesura.training.method import Details, Metrics
+from caesura.training.method import Details, Metrics, RowLoss
 from caesura.training.pair_batch import make_flat_pairs, split_pairs, sums_of_runs
 from caesura.training.plan import Plan
 from caesura.training.reference import Reference
@@ -75,6 +75,9 @@ class Preference:
 
     def describe(self, step: int) -> Details | None:
         return None
+
+    def row_losses(self) -> Sequence[RowLoss]:
+        return ()
 
     def capture(self) -> dict[str, Tensor]:
         return self._reference.capture()

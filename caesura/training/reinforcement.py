@@ -23,7 +23,7 @@ from caesura.training.alerts import Alerts, FailureWatch
 from caesura.training.collector import Collector, Timing, Wanted
 from caesura.training.group_batch import Answers, own_logprobs, split_answers
 from caesura.training.losses import group_advantages, kl_estimates, policy_gradient_losses, sampling_weights
-from caesura.training.method import Details, Metrics, StepInterrupted
+from caesura.training.method import Details, Metrics, RowLoss, StepInterrupted
 from caesura.training.plan import Plan
 from caesura.training.reward_metrics import describe_step, measure, rollout_record
 from caesura.training.rollouts import Group
@@ -172,6 +172,9 @@ class Reinforcement:
             warnings,
             failure,
         )
+
+    def row_losses(self) -> Sequence[RowLoss]:
+        return ()
 
     def capture(self) -> dict[str, Tensor]:
         kept = {

@@ -46,7 +46,7 @@ from caesura.worker.course import Course, open_course
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
 from caesura.worker.patience import patiently
-from caesura.worker.results import to_csv
+from caesura.worker.results import describe_abnormal, rows_to_csv, score, to_csv
 from caesura.worker.sampling import open_sampling
 from caesura.worker.saver import Saver
 
@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESULT_FILE = "step_metrics.csv"
+ROWS_FILE = "row_losses.csv"
 
 
 def run_attempt(
@@ -341,17 +342,31 @@ class Attempt:
         metrics = [data for data in told if data["step"] <= training.trainer.num_steps_done]
         step, adapter = self._choose_model(training, metrics)
         faults.point(Point.MODEL_STORED)
-        results = self._patiently(lambda: self._store_results(metrics))
+        results = self._store_results(metrics, training.method)
         faults.point(Point.RESULTS_STORED)
         num_tokens = training.course.num_tokens
         self._patiently(lambda: self._attempts.finish(self._lease, step, adapter, results, num_tokens))
         faults.point(Point.PUBLISHED)
         logger.info("job %s: succeeded", self._job.id)
 
-    def _store_results(self, metrics: Sequence[Mapping[str, Any]]) -> File:
-        with self._storage.writer(f"files/{new_token()}") as writer:
-            writer.write(to_csv(metrics, self._job.method["type"]))
-        return new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
+    def _store_results(self, metrics: Sequence[Mapping[str, Any]], method: Method) -> list[File]:
+        """Clients of OpenAI's service take the first for the only one."""
+        files = [self._store_file(RESULT_FILE, to_csv(metrics, self._job.method["type"]))]
+        scored = score(method.row_losses())
+        if scored:
+            files.append(self._store_file(ROWS_FILE, rows_to_csv(scored)))
+        lines = describe_abnormal(scored)
+        if lines is not None:
+            self._tell(Telling(Told.ABNORMAL.format(lines=lines), key="abnormal"))
+        return files
+
+    def _store_file(self, name: str, content: bytes) -> File:
+        def store() -> File:
+            with self._storage.writer(f"files/{new_token()}") as writer:
+                writer.write(content)
+            return new_file(writer.blob, name, "fine-tune-results", self._job.project)
+
+        return self._patiently(store)
 
     def _choose_model(self, training: Training, metrics: Sequence[Mapping[str, Any]]) -> tuple[int, Artifact]:
         """The step and the adapter of the final model: the last, or the best where the job asks for that."""

@@ -349,7 +349,7 @@ class StoreMachine(RuleBasedStateMachine):
         if act == "finish":
             results = new_file(Blob(f"files/{self.new_number()}", 1, "00"), "results.csv", "fine-tune-results")
             return (
-                lambda: attempts.finish(lease, state.step, state.adapter, results, 1),
+                lambda: attempts.finish(lease, state.step, state.adapter, [results], 1),
                 lambda: self.expected.finish(lease, state.step, state.adapter, results.blob),
             )
         assert act == "fail", act

@@ -17,7 +17,7 @@ RESULTS = new_file(Blob("files/results", 1, "00"), "step_metrics.csv", "fine-tun
 
 
 def finish(store: Store, lease: Lease, step: int = 9) -> None:
-    store.attempts.finish(lease, step, Artifact("adapters/final", {}), RESULTS, trained_tokens=100)
+    store.attempts.finish(lease, step, Artifact("adapters/final", {}), [RESULTS], trained_tokens=100)
 
 
 #: Everything a worker may write.
@@ -328,7 +328,7 @@ def test_a_final_model_may_be_a_checkpoint_again_and_its_blobs_stay(
     validated(store, lease, 1, 0.9)
     best = store.models.best_of_job(job.id)
     assert best is not None
-    store.attempts.finish(lease, best.step, best.adapter, RESULTS, trained_tokens=1)
+    store.attempts.finish(lease, best.step, best.adapter, [RESULTS], trained_tokens=1)
     assert [model.name for model in store.models.list_of_job(job.id, after=None, limit=10)[0]] == [
         job.model_name,
         best.name,

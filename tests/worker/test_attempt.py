@@ -67,7 +67,7 @@ def test_the_result_file_has_a_row_a_step_and_empty_cells_where_nothing_was_meas
     world: World, training: Rows, validation: Rows
 ) -> None:
     outcome = world.outcome(world.run(create(world, training, validation)))
-    header, first, *_, last = outcome.results.splitlines()
+    header, first, *_, last = outcome.results[0].splitlines()
 
     assert header == (
         "step,train_loss,train_accuracy,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,"
@@ -357,8 +357,8 @@ def test_a_lost_lease_ends_in_an_exception_at_once(world: World, training: Rows)
             Lease(create(world, training).id, "not the token"),
             1,
             Artifact("a", {}),
-            None,
-            0,  # type: ignore[arg-type]
+            [],
+            0,
         )
 
 

@@ -178,7 +178,7 @@ def test_early_stopping_ends_the_job_and_says_where_and_why(
     assert final is not None
     assert final.step == 6
     assert world.store.models.find(job.checkpoint_name(6)) is None  # it would be the same once more
-    assert len(world.outcome(job).results.splitlines()) == 1 + 6
+    assert len(world.outcome(job).results[0].splitlines()) == 1 + 6
 
 
 def test_a_job_that_ended_early_counts_the_tokens_that_it_trained_on(
@@ -208,7 +208,7 @@ def test_every_step_tells_its_learning_rate_and_its_speed_and_checkpoints_and_re
     checkpoint = world.store.models.find(job.checkpoint_name(STEPS_PER_EPOCH))
     assert checkpoint is not None
     assert not {"learning_rate", "tokens_per_second"} & set(checkpoint.metrics)
-    assert "learning_rate" not in world.outcome(job).results
+    assert "learning_rate" not in world.outcome(job).results[0]
 
 
 def test_the_speed_is_the_tokens_of_the_step_over_the_seconds_of_its_training_alone(

@@ -52,7 +52,7 @@ def test_the_metrics_of_every_step_are_told_with_their_rewards(world: World, pai
 
 def test_the_result_file_has_the_columns_of_supervised_jobs_and_then_the_rewards(world: World, pairs: Rows) -> None:
     outcome = world.outcome(world.run(create(world, pairs, example_rows("preference_validation.jsonl")[:10])))
-    header, first, *_, last = outcome.results.splitlines()
+    header, first, *_, last = outcome.results[0].splitlines()
 
     assert header.split(",")[:8] == [
         "step",
