@@ -206,7 +206,7 @@ def _keep_models(data_dir: Path) -> list[str]:
         with storage.writer(f"files/{new_token()}") as writer:
             writer.write(b"step\n")
         results = new_file(writer.blob, "step_metrics.csv", "fine-tune-results")
-        store.attempts.finish(claimed[1], 1, put_files(storage, "adapters", files), results, trained_tokens=1)
+        store.attempts.finish(claimed[1], 1, put_files(storage, "adapters", files), [results], trained_tokens=1)
         names.append(job.model_name)
     store.close()
     return names

@@ -75,6 +75,20 @@ class Told:
     CANCELLED = "Fine tuning process stopping due to job cancellation"
     CHECKPOINT = "Checkpoint created at step {step} with Snapshot ID: {model}"
     MODEL = "New fine-tuned model created: {model}"
+    MAX_MINUTES = (
+        "The job has trained for {minutes:.1f} minutes, max_minutes being {max_minutes:g}, and pauses itself after "
+        "step {step}. Resume it to train for as long again"
+    )
+    MAX_TOKENS = (
+        "The job has trained on {num_tokens} tokens, max_tokens being {max_tokens}, and pauses itself after step "
+        "{step}. Resume it to train on: this limit stops it no more"
+    )
+    STOPPED = (
+        "Training ends early, after step {step}: the full validation loss was not below {best:.4f} by more than "
+        "{min_delta:g} in {num} validations in a row"
+    )
+    ABNORMAL = "Lines of the training file that were much harder to learn than the others: {lines}"
+    BEST = "The fine-tuned model is that of step {step}, which has the lowest full validation loss: {loss:.4f}"
     SUCCEEDED = "The job has successfully completed"
     ALIAS = "Model '{alias}' is an alias in this server's settings and means '{base}'"
     RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
@@ -87,6 +101,8 @@ class Reason(StrEnum):
     """Why a model was kept."""
 
     EPOCH = "epoch"
+    #: Every so many steps, where the job asks for that.
+    STEP = "step"
     #: Of a job of reinforcement, which is validated every so many steps.
     VALIDATION = "valid"
     PAUSE = "pause"
@@ -95,10 +111,14 @@ class Reason(StrEnum):
 
 #: How many of the models made at epoch ends stay, the final one included.
 NUM_EPOCH_CHECKPOINTS = 3
+#: How many of those that `checkpoint_every` has made between them.
+NUM_STEP_CHECKPOINTS = 3
 #: How many of the models made at validations stay: those with the best rewards.
 NUM_BEST_CHECKPOINTS = 3
 #: What they are compared by.
 VALIDATION_REWARD = "full_valid_mean_reward"
+#: What the models of the other methods are compared by.
+VALIDATION_LOSS = "full_valid_loss"
 #: After this many attempts without a new step the job fails.
 NUM_STALLED_ATTEMPTS = 3
 
@@ -232,7 +252,7 @@ class Job:
     stalled_attempts: int = 0
     #: The process that holds the lease, as its executor named it.
     worker: str | None = None
-    #: What its creator sent for other services and wants to see again, by its key.
+    #: What its creator asked for beyond OpenAI's API, or sent for other services: told again, by its key.
     extras: dict[str, Any] = field(default_factory=dict[str, Any])
     #: Whose it is; its models and result files are the same one's.
     project: str = FIRST_PROJECT

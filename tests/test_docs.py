@@ -28,7 +28,7 @@ from caesura.schema.responses import CreateResponse
 from caesura.schema.rollouts import Rollout
 from caesura.settings import ENV_PREFIX, OPENAI_MODELS, Settings, load_settings
 from caesura.training.hyperparameters import base_learning_rate
-from caesura.worker.results import COLUMNS, REWARD_COLUMNS
+from caesura.worker.results import COLUMNS, REWARD_COLUMNS, ROW_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -180,7 +180,7 @@ def test_the_text_of_an_event_is_on_its_page(text: str) -> None:
     assert f"`{text}`" in page("jobs.md")
 
 
-@pytest.mark.parametrize("word", [*(str(status) for status in Status), *COLUMNS])
+@pytest.mark.parametrize("word", [*(str(status) for status in Status), *COLUMNS, *ROW_COLUMNS])
 def test_a_status_or_a_column_of_the_result_file_is_on_its_page(word: str) -> None:
     assert re.search(rf"\b{word}\b", page("jobs.md"))
 

@@ -114,7 +114,7 @@ class History:
     def finish(self) -> None:
         lease, _ = self.random.choice(self.leases)
         results = new_file(self.write(), "results.csv", "fine-tune-results")
-        self.store.attempts.finish(lease, 9, self.make_state().adapter, results, 1)
+        self.store.attempts.finish(lease, 9, self.make_state().adapter, [results], 1)
 
     def lose_worker(self) -> None:
         self.store.recovery.worker_gone(self.random.choice(self.leases)[1], "killed")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from caesura.worker.attempt import run_attempt
 EXAMPLES = Path(__file__).parent.parent / "examples"
 #: The longest that a test waits for what it expects.
 PATIENCE_S = 120.0
+TIMES = ("timing", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Outcome:
 
     metrics: list[dict[str, Any]]
     adapter: dict[str, str]
-    results: str
+    #: Of every result file, by its place.
+    results: list[str]
     trained_tokens: int | None
 
 
@@ -60,11 +62,12 @@ class World:
         method: str = "supervised",
         start: Model | None = None,
         body: dict[str, Any] | None = None,
+        extras: dict[str, Any] | None = None,
         **hyperparameters: object,
     ) -> Job:
         """A queued job; one that goes on from the tuned model `start`, if there is one.
 
-        `body`: what its method has beside hyperparameters.
+        `body`: what its method has beside hyperparameters; `extras`: what it asks for beyond OpenAI's API.
         """
         job = Job(
             id=new_id("ftjob-"),
@@ -80,6 +83,7 @@ class World:
             start_model=None if start is None else start.name,
             start_adapter=None if start is None else start.adapter,
             seed=seed,
+            extras=extras or {},
         )
         self.store.jobs.create(job)
         self.store.jobs.mark_valid(job.id)
@@ -108,17 +112,16 @@ class World:
         model = self.store.models.find(job.model_name)
         assert model is not None
         files = get_files(self.storage, model.adapter)
-        with self.storage.open(self.store.files.get(job.result_files[0]).blob) as results:
-            return Outcome(
-                # How long something took is no part of what was computed.
-                [
-                    {name: value for name, value in data.items() if name != "timing"}
-                    for data in self.store.jobs.list_metrics(job.id)
-                ],
-                {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-                results.read().decode(),
-                job.trained_tokens,
-            )
+        results: list[str] = []
+        for file_id in job.result_files:
+            with self.storage.open(self.store.files.get(file_id).blob) as file:
+                results.append(file.read().decode())
+        return Outcome(
+            as_computed(self.store.jobs.list_metrics(job.id)),
+            {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            results,
+            job.trained_tokens,
+        )
 
     def messages(self, job: Job) -> list[str]:
         """The job's events, oldest first."""
@@ -127,6 +130,11 @@ class World:
 
     def close(self) -> None:
         self.store.close()
+
+
+def as_computed(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The data of metric events but for how long something took, which is no part of what was computed."""
+    return [{name: value for name, value in data.items() if name not in TIMES} for data in metrics]
 
 
 def example_rows(name: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from caesura import faults
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
+from caesura.api.extras import extras_of
 from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
@@ -34,8 +35,6 @@ MAX_CHECKPOINTS_PAGE = 100
 #: A pause is answered when the job is paused, or after so long, when it still is pausing.
 PAUSE_WAIT_S = 3.0
 PAUSE_POLL_S = 0.05
-#: Of a job's creation: told again as they came.
-EXTRAS = ("trainingType", "eval_id")
 
 
 @router.post("")
@@ -62,7 +61,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
         suffix=suffix,
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
-        extras={name: value for name in EXTRAS if (value := getattr(body, name)) is not None},
+        extras=extras_of(body),
         project=server.project,
     )
     notes: list[Telling] = []

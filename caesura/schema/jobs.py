@@ -115,6 +115,13 @@ class Method(Request):
         return value
 
 
+class EarlyStopping(Request):
+    #: How many full validations in a row may be no better than the best before them.
+    patience: Annotated[int, Field(ge=1)] = 2
+    #: By how much one must be better to be so.
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class CreateJob(Request):
     model: Text
     training_file: Text
@@ -128,9 +135,21 @@ class CreateJob(Request):
     integrations: NotOffered | None = None
     #: Azure's name of the suffix.
     user_provided_suffix: Suffix | None = None
+    # Beyond OpenAI's API, told again: what a method has of it is checked in caesura/api/extras.py.
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    keep_best: bool | None = None
+    #: `true` has its defaults.
+    early_stopping: EarlyStopping | None = None
+    max_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     # Sent by clients of other services: they mean nothing here, and are told again.
     trainingType: Text | None = None
     eval_id: Text | None = None
+
+    @field_validator("early_stopping", mode="before")
+    @classmethod
+    def take_switch(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
 
 #: What OpenAI's schema has in the place of the statuses that it has not.

@@ -160,11 +160,12 @@ class Attempts:
                 tell(connection, job.id, Telling(Told.RELEASED.format(step=state.step)))
             assert moved is not None  # the lease was held a moment ago, in this transaction
 
-    def finish(self, lease: Lease, step: int, adapter: Artifact, results: File, trained_tokens: int) -> None:
-        """Publish the final model and the result file; the job succeeds, its training states are dropped."""
+    def finish(self, lease: Lease, step: int, adapter: Artifact, results: Sequence[File], trained_tokens: int) -> None:
+        """Publish the final model and the result files; the job succeeds, its training states are dropped."""
         with self._database.write() as connection:
             job = _hold(connection, lease)
-            insert_file(connection, results)
+            for file in results:
+                insert_file(connection, file)
             keep_model(connection, job, step, Reason.FINAL, adapter)
             drop_states(connection, job.id, keep=0)
             moved = move(
@@ -173,7 +174,7 @@ class Attempts:
                 Status.SUCCEEDED,
                 fine_tuned_model=job.model_name,
                 trained_tokens=trained_tokens,
-                result_files=[results.id],
+                result_files=[file.id for file in results],
             )
             assert moved is not None  # the lease was held a moment ago, in this transaction
             tell(connection, job.id, Telling(Told.SUCCEEDED))

@@ -135,6 +135,20 @@ class Jobs:
             rows = list(connection.execute(query).scalars())
         return sorted(rows, key=lambda data: data["step"])
 
+    def was_told(self, job_id: str, key: str) -> bool:
+        """Whether the job has the event that is told only once under this key."""
+        events = tables.events.c
+        with self._database.read() as connection:
+            query = select(events.seq).where(events.job_id == job_id, events.key == key)
+            return connection.execute(query).first() is not None
+
+    def count_told(self, job_id: str, message: str) -> int:
+        """How many events of the job have this text."""
+        events = tables.events.c
+        with self._database.read() as connection:
+            query = select(count()).where(events.job_id == job_id, events.message == message)
+            return connection.execute(query).scalar_one()
+
     def list_states(self, job_id: str) -> list[TrainingState]:
         """The committed training states, newest first."""
         with self._database.read() as connection:

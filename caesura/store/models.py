@@ -12,7 +12,9 @@ from caesura.ids import new_id
 from caesura.jobs import (
     NUM_BEST_CHECKPOINTS,
     NUM_EPOCH_CHECKPOINTS,
+    NUM_STEP_CHECKPOINTS,
     UNFINISHED,
+    VALIDATION_LOSS,
     VALIDATION_REWARD,
     Artifact,
     Job,
@@ -26,6 +28,8 @@ from caesura.store.permissions import permitted
 from caesura.store.rows import Telling, now, tell, to_artifact, to_model, within
 
 _MODELS = tables.models.c
+#: What a step's event tells beside the metrics that OpenAI's checkpoints have.
+_OF_STEP_ALONE = frozenset({"total_steps", "learning_rate", "tokens_per_second"})
 
 
 class Models:
@@ -82,14 +86,16 @@ class Models:
 
     def best_of_job(self, job_id: str) -> Model | None:
         """The job's checkpoint with the best validation reward, the latest of several; None where none has one."""
-        query = (
-            select(tables.models)
-            .where(_MODELS.job_id == job_id, _reward().is_not(None), _MODELS.deleted_at.is_(None))
-            .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
-            .limit(1)
-        )
+        return self._first(_measured(job_id, _reward()).order_by(_reward().desc(), _MODELS.step.desc()))
+
+    def least_loss_of_job(self, job_id: str) -> Model | None:
+        """The job's checkpoint with the lowest full validation loss, the earliest of several; None where none has
+        one."""
+        return self._first(_by_loss(job_id))
+
+    def _first(self, query: Select[Any]) -> Model | None:
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(query.limit(1)).mappings().one_or_none()
         return None if row is None else to_model(row)
 
     def delete(self, name: str) -> None:
@@ -111,7 +117,7 @@ def hold_model(connection: Connection, name: str, *conditions: ColumnElement[boo
 
 def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adapter: Artifact) -> None:
     """Make the model of `step` exist, with its event; drop the epochs' models beyond the last three, and those
-    of validations beyond the three best.
+    that were made between them beyond the last three, and those of validations beyond the three best.
 
     A replayed step meets its model again and leaves it, but for one thing: what a pause has made stays for good, and
     is there even where the step's model was dropped or deleted before.
@@ -142,7 +148,7 @@ def keep_model(connection: Connection, job: Job, step: int, reason: Reason, adap
         tell(connection, job.id, Telling(Told.MODEL.format(model=name), key="model:final"))
     else:
         tell(connection, job.id, Telling(Told.CHECKPOINT.format(step=step, model=name), key=f"model:{step}"))
-    _prune(connection, job.id)
+    _prune(connection, job)
 
 
 def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any]:
@@ -153,25 +159,37 @@ def _metrics_at(connection: Connection, job_id: str, step: int) -> dict[str, Any
     return {
         name: value
         for name, value in data.items()
-        if name != "total_steps" and isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in _OF_STEP_ALONE and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
-def _prune(connection: Connection, job_id: str) -> None:
-    of_epochs = (
-        select(_MODELS.seq)
-        .where(_MODELS.job_id == job_id, _MODELS.reason.in_((Reason.EPOCH, Reason.FINAL)), _MODELS.deleted_at.is_(None))
-        .order_by(_MODELS.step.desc())
-        .offset(NUM_EPOCH_CHECKPOINTS)
-    )
-    validated = (
-        select(_MODELS.seq)
-        .where(_MODELS.job_id == job_id, _MODELS.reason == Reason.VALIDATION, _MODELS.deleted_at.is_(None))
-        .order_by(_reward().desc().nulls_last(), _MODELS.step.desc())
-        .offset(NUM_BEST_CHECKPOINTS)
-    )
-    surplus = [*connection.execute(of_epochs).scalars(), *connection.execute(validated).scalars()]
-    connection.execute(update(tables.models).where(_MODELS.seq.in_(surplus)).values(deleted_at=now()))
+def _prune(connection: Connection, job: Job) -> None:
+    live = _MODELS.job_id == job.id, _MODELS.deleted_at.is_(None)
+    # The final model stays, whichever step's it is.
+    last = (_MODELS.reason == Reason.FINAL).desc(), _MODELS.step.desc()
+    groups = [
+        ((Reason.EPOCH, Reason.FINAL), last, NUM_EPOCH_CHECKPOINTS),
+        ((Reason.STEP,), last, NUM_STEP_CHECKPOINTS),
+        ((Reason.VALIDATION,), (_reward().desc().nulls_last(), _MODELS.step.desc()), NUM_BEST_CHECKPOINTS),
+    ]
+    surplus: list[int] = []
+    for reasons, order, num_kept in groups:
+        query = select(_MODELS.seq).where(*live, _MODELS.reason.in_(reasons)).order_by(*order).offset(num_kept)
+        surplus += connection.execute(query).scalars()
+    is_surplus = _MODELS.seq.in_(surplus)
+    if job.extras.get("keep_best"):
+        is_surplus &= _MODELS.seq.not_in(_by_loss(job.id).with_only_columns(_MODELS.seq).limit(1))
+    connection.execute(update(tables.models).where(is_surplus).values(deleted_at=now()))
+
+
+def _measured(job_id: str, metric: ColumnElement[float]) -> Select[Any]:
+    return select(tables.models).where(_MODELS.job_id == job_id, metric.is_not(None), _MODELS.deleted_at.is_(None))
+
+
+def _by_loss(job_id: str) -> Select[Any]:
+    """The query of the job's checkpoints that were validated in full, the best first."""
+    loss = _MODELS.metrics[VALIDATION_LOSS].as_float()
+    return _measured(job_id, loss).order_by(loss, _MODELS.step, _MODELS.seq)
 
 
 def _reward() -> ColumnElement[float]:

@@ -16,6 +16,11 @@ def cross_entropy(logprobs_BK: Tensor, mask_BK: Tensor, num_tokens: float) -> Te
     return -(logprobs_BK * mask_BK).sum() / num_tokens
 
 
+def mean_losses(logprobs_BK: Tensor, mask_BK: Tensor) -> Tensor:
+    """-Σ log p over the learned tokens of each row, divided by their number, [B]."""
+    return -(logprobs_BK * mask_BK).sum(1) / mask_BK.sum(1)
+
+
 def sigmoid_losses(ratios_N2: Tensor, beta: float, label_smoothing: float) -> Tensor:
     """The loss of each pair: -log sigmoid(β (r₊ - r₋)), r = log π(answer) - log π_ref(answer), preferred first.
 

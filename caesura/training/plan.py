@@ -53,6 +53,8 @@ class Plan:
     environment: dict[str, str]
     #: What only a supervised job has.
     prompt_loss_weight: float | None = None
+    #: Steps from one checkpoint to the next, beside those of the epochs; of supervised jobs and DPO.
+    checkpoint_every: int | None = None
     #: What only DPO has.
     beta: float | None = None
     loss_type: str | None = None
@@ -76,6 +78,13 @@ class Plan:
     @property
     def num_steps(self) -> int:
         return self.steps_per_epoch * self.n_epochs
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
+
+    def makes_checkpoint(self, step: int) -> bool:
+        """Of supervised jobs and DPO: at the end of every epoch, and every so many steps where the job asks for it."""
+        return self.ends_epoch(step) or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,6 +118,7 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         device=device.type,
         dtype=choose_dtype(settings.dtype, device),
         environment=environment(device.type),
+        checkpoint_every=job.extras.get("checkpoint_every"),
         **_resolve_own(kind, asked, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), device),
     )
 

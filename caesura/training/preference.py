@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,18 @@ from caesura.data.pairs import Pair
 from caesura.training.batch import make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
 from caesura.training.losses import ipo_losses, sigmoid_losses
-from caesura.training.method import Details, Metrics
+from caesura.training.method import Details, Metrics, RowLoss
 from caesura.training.pair_batch import make_flat_pairs, split_pairs, sums_of_runs
 from caesura.training.plan import Plan
 from caesura.training.reference import Reference
 from caesura.training.rows import Rows
+from caesura.training.work import Work
 
 #: What is measured of pairs, in the order of `_Sums`; the mean over pairs, but for the tokens' accuracy.
 _OF_PAIRS = ("loss", "reward_accuracy", "reward_margin", "reward_chosen", "reward_rejected")
+
+#: In the first epoch every pair takes so much longer: the reference says what it says of it then.
+REFERENCE_SHARE = 0.5
 
 
 class Preference:
@@ -39,7 +44,21 @@ class Preference:
         return self._rows.of_step(step)
 
     def makes_checkpoint(self, step: int) -> bool:
-        return self._rows.ends_epoch(step)
+        return self._plan.makes_checkpoint(step)
+
+    def num_tokens_until(self, step: int) -> int:
+        return self._rows.num_tokens_until(step)
+
+    def work_of(self, step: int) -> Work:
+        work = self._rows.work_of(step)
+        if step > self._plan.steps_per_epoch:
+            return work
+        return replace(work, train=work.train * (1 + REFERENCE_SHARE))
+
+    def work_after(self, step: int) -> Work:
+        work = self._rows.work_after(step)
+        in_first = max(0, self._rows.num_training_tokens - self._rows.num_tokens_until(step))
+        return replace(work, train=work.train + REFERENCE_SHARE * in_first)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         return self._measure(model, self.rows_of_step(step))
@@ -56,6 +75,9 @@ class Preference:
 
     def describe(self, step: int) -> Details | None:
         return None
+
+    def row_losses(self) -> Sequence[RowLoss]:
+        return ()
 
     def capture(self) -> dict[str, Tensor]:
         return self._reference.capture()

@@ -23,11 +23,12 @@ from caesura.training.alerts import Alerts, FailureWatch
 from caesura.training.collector import Collector, Timing, Wanted
 from caesura.training.group_batch import Answers, own_logprobs, split_answers
 from caesura.training.losses import group_advantages, kl_estimates, policy_gradient_losses, sampling_weights
-from caesura.training.method import Details, Metrics, StepInterrupted
+from caesura.training.method import Details, Metrics, RowLoss, StepInterrupted
 from caesura.training.plan import Plan
 from caesura.training.reward_metrics import describe_step, measure, rollout_record
 from caesura.training.rollouts import Group
 from caesura.training.rows import Rows
+from caesura.training.work import Work
 
 #: How far a token's probability may move in the updates of one batch before its gradient ends (DAPO's values).
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
@@ -97,6 +98,30 @@ class Reinforcement:
         assert self._plan.eval_interval is not None
         return step % self._plan.eval_interval == 0 or step == self._plan.num_steps
 
+    def num_tokens_until(self, step: int) -> int:
+        return 0
+
+    def work_of(self, step: int) -> Work:
+        """In answers."""
+        assert self._plan.samples_per_prompt is not None
+        assert self._plan.eval_samples is not None
+        is_validated = self.makes_checkpoint(step)
+        num_validated = len(self._rows.validation) * self._plan.eval_samples if is_validated else 0
+        return Work(
+            self._plan.batch_size * self._plan.samples_per_prompt,
+            num_validated,
+            is_validated and step < self._plan.num_steps,
+        )
+
+    def work_after(self, step: int) -> Work:
+        """In answers, as if every batch were full."""
+        later = [self.work_of(number) for number in range(step + 1, self._plan.num_steps + 1)]
+        return Work(
+            sum(work.train for work in later),
+            sum(work.validation for work in later),
+            sum(work.checkpoints for work in later),
+        )
+
     def backward(self, model: nn.Module, step: int) -> Metrics:
         if self._batch is None or self._batch.step != step:
             self._began_s = time.perf_counter()
@@ -140,8 +165,16 @@ class Reinforcement:
         failure = self._failures.see(train)
         warnings = self._alerts.see(step, data)
         return Details(
-            describe_step(step, self._plan.num_steps, data), data, self._records(batch, validated), warnings, failure
+            describe_step(step, self._plan.num_steps, data),
+            data,
+            data["completion_tokens_count"],
+            self._records(batch, validated),
+            warnings,
+            failure,
         )
+
+    def row_losses(self) -> Sequence[RowLoss]:
+        return ()
 
     def capture(self) -> dict[str, Tensor]:
         kept = {

@@ -67,8 +67,6 @@ class Setup:
     base: Base
     layers: Layers
     method: Method
-    #: Tokens of all training rows, as truncated; one epoch trains on so many.
-    num_training_tokens: int
     findings: Findings
 
 
@@ -140,7 +138,7 @@ class _Files:
 def _set_up_supervised(files: _Files) -> Setup:
     base, plan = files.base, files.plan
     rows, findings = files.render(render_example)
-    return Setup(base, add_lora(base.model), Supervised(rows, plan), rows.num_training_tokens, findings)
+    return Setup(base, add_lora(base.model), Supervised(rows, plan), findings)
 
 
 def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
@@ -150,7 +148,7 @@ def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
     layers = add_lora(base.model)
     reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, findings)
+    return Setup(base, layers, method, findings)
 
 
 def _set_up_reinforcement(
@@ -173,7 +171,7 @@ def _set_up_reinforcement(
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
     method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
-    return Setup(base, layers, method, rows.num_training_tokens, findings)
+    return Setup(base, layers, method, findings)
 
 
 def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -> None:

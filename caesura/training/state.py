@@ -29,12 +29,14 @@ class State:
     num_not_finite: int = 0
     #: What the method has computed once and keeps (`Method.capture`).
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    #: How long the training took and the like, as whoever drives it wants it back: no step depends on it.
+    measured: dict[str, float] = field(default_factory=dict[str, float])
 
     def adapter_files(self, base_name: str) -> dict[str, bytes]:
         return lora.to_files(self.adapter, base_name)
 
     def optimizer_files(self) -> dict[str, bytes]:
-        counters = {"step": self.step, "num_not_finite": self.num_not_finite}
+        counters = {"step": self.step, "num_not_finite": self.num_not_finite, "measured": self.measured}
         files = {
             OPTIMIZER_FILE: safetensors.torch.save(self.optimizer),
             COUNTERS_FILE: json.dumps(counters).encode(),
@@ -50,6 +52,7 @@ def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes
         optimizer=safetensors.torch.load(optimizer_files[OPTIMIZER_FILE]),
         num_not_finite=counters["num_not_finite"],
         kept=safetensors.torch.load(optimizer_files[KEPT_FILE]) if KEPT_FILE in optimizer_files else {},
+        measured=counters.get("measured", {}),
     )
 
 

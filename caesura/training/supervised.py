@@ -1,8 +1,9 @@
 """Supervised fine-tuning: rows into batches, cross-entropy on the assistant's tokens."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 from caesura.data.render import Example
 from caesura.training.batch import Batch, make_batch, split_by_tokens
 from caesura.training.logprobs import token_logprobs
-from caesura.training.losses import cross_entropy
-from caesura.training.method import Details, Metrics
+from caesura.training.losses import cross_entropy, mean_losses
+from caesura.training.method import Details, Metrics, RowLoss
 from caesura.training.plan import Plan
 from caesura.training.rows import Rows
+from caesura.training.work import Work
+
+_KEPT = "row_losses"
 
 
 class Supervised:
-    """A method. Nothing here changes from step to step."""
+    """A method. All that changes from step to step is what it has seen of the rows."""
 
     num_updates = 1
     may_be_interrupted = False
@@ -26,26 +30,42 @@ class Supervised:
     def __init__(self, rows: Rows[Example], plan: Plan) -> None:
         self._rows = rows
         self._prompt_weight = plan.prompt_loss_weight or 0.0
+        self._plan = plan
         self._micro_batch_tokens = plan.micro_batch_tokens
         self._device = torch.device(plan.device)
+        #: By the row's place in the training file; not a number where it was not trained on yet.
+        self._row_losses_R = torch.full((len(rows.training),), torch.nan)
+        self._places = {row.line: place for place, row in enumerate(rows.training)}
 
     def rows_of_step(self, step: int) -> list[Example]:
         return self._rows.of_step(step)
 
     def makes_checkpoint(self, step: int) -> bool:
-        return self._rows.ends_epoch(step)
+        return self._plan.makes_checkpoint(step)
+
+    def num_tokens_until(self, step: int) -> int:
+        return self._rows.num_tokens_until(step)
+
+    def work_of(self, step: int) -> Work:
+        return self._rows.work_of(step)
+
+    def work_after(self, step: int) -> Work:
+        return self._rows.work_after(step)
 
     def backward(self, model: nn.Module, step: int) -> Metrics:
         rows = self.rows_of_step(step)
         num_tokens = _count_learned(rows, self._prompt_weight)
         loss = torch.zeros((), device=self._device)
         num_correct = torch.zeros((), device=self._device)
+        row_losses: list[Tensor] = []
         for batch in self._batches(rows, self._prompt_weight):
             logprobs_BK, correct_BK = token_logprobs(model, batch)
             part = cross_entropy(logprobs_BK, batch.mask_BK, num_tokens)
             part.backward()
             loss += part.detach()
             num_correct += _count_correct(correct_BK, batch)
+            row_losses.append(mean_losses(logprobs_BK.detach(), batch.mask_BK))
+        self._keep(rows, row_losses)
         return _metrics(loss.item(), num_correct.item(), num_tokens)
 
     def validate(self, model: nn.Module, step: int) -> Metrics | None:
@@ -57,11 +77,29 @@ class Supervised:
     def describe(self, step: int) -> Details | None:
         return None
 
+    def row_losses(self) -> Sequence[RowLoss]:
+        losses: list[float] = self._row_losses_R.tolist()
+        trained = [
+            RowLoss(row.line, row.num_loss_tokens, loss)
+            for row, loss in zip(self._rows.training, losses, strict=True)
+            if math.isfinite(loss)
+        ]
+        return sorted(trained, key=lambda row: row.line)
+
     def capture(self) -> dict[str, Tensor]:
-        return {}
+        return {_KEPT: self._row_losses_R}
 
     def restore(self, kept: dict[str, Tensor]) -> bool:
-        return not kept
+        if _KEPT in kept:
+            self._row_losses_R = kept[_KEPT].clone()
+        return True
+
+    def _keep(self, rows: Sequence[Example], losses: Sequence[Tensor]) -> None:
+        """`losses`: of the rows of each batch, [B]."""
+        if not losses:
+            return
+        batched = [row for group in self._groups(rows) for row in group]
+        self._row_losses_R[[self._places[row.line] for row in batched]] = torch.cat(list(losses)).cpu()
 
     @torch.no_grad()
     def _score(self, model: nn.Module, rows: Sequence[Example]) -> Metrics | None:
@@ -76,8 +114,11 @@ class Supervised:
         return _metrics(loss, num_correct, num_tokens)
 
     def _batches(self, rows: Sequence[Example], prompt_weight: float = 0.0) -> list[Batch]:
-        groups = split_by_tokens([row for row in rows if row.teaches], self._micro_batch_tokens)
-        return [make_batch(group, prompt_weight).to(self._device) for group in groups]
+        return [make_batch(group, prompt_weight).to(self._device) for group in self._groups(rows)]
+
+    def _groups(self, rows: Sequence[Example]) -> list[list[Example]]:
+        """The rows of each batch."""
+        return split_by_tokens([row for row in rows if row.teaches], self._micro_batch_tokens)
 
 
 def _count_learned(rows: Sequence[Example], prompt_weight: float = 0.0) -> float:

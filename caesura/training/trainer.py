@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,11 +50,20 @@ class StepResult:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     #: What a method has to tell of its own.
     details: Details | None = None
+    learning_rate: float = 0.0
+    #: That it trained on.
+    num_tokens: int = 0
+    #: How long it took, and then its validations: no part of what was computed.
+    train_s: float = field(default=0.0, compare=False)
+    validation_s: float = field(default=0.0, compare=False)
 
     def data(self) -> dict[str, Any]:
         """The data of the step's metric event."""
         own = {} if self.details is None else self.details.data
-        return {"step": self.step, "total_steps": self.total_steps, **self.metrics, **own}
+        told = {"step": self.step, "total_steps": self.total_steps, "learning_rate": self.learning_rate}
+        if self.train_s:
+            told["tokens_per_second"] = round(self.num_tokens / self.train_s, 1)
+        return {**told, **self.metrics, **own}
 
     def message(self) -> str:
         """OpenAI's wording: `Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60`."""
@@ -120,6 +130,7 @@ class Trainer:
     def _step(self, step: int) -> StepResult:
         measured: Metrics = {}
         applied = True
+        began_s = time.perf_counter()
         faults.point(Point.STEP_BEGUN)
         for _ in range(self._method.num_updates):
             measured = self._method.backward(self._model, step)
@@ -128,12 +139,25 @@ class Trainer:
             if not applied:
                 break
         self._num_not_finite = 0 if applied else self._num_not_finite + 1
+        trained_s = time.perf_counter()
         metrics = _prefixed("train", measured if applied else None)
         metrics |= _prefixed("valid", self._method.validate(self._model, step))
         metrics |= _prefixed("full_valid", self._method.validate_fully(self._model, step))
         faults.point(Point.STEP_MEASURED)
+        validated_s = time.perf_counter()
         makes_checkpoint, details = self._method.makes_checkpoint(step), self._method.describe(step)
-        return StepResult(step, self._plan.num_steps, applied, makes_checkpoint, metrics, details)
+        return StepResult(
+            step,
+            self._plan.num_steps,
+            applied,
+            makes_checkpoint,
+            metrics,
+            details,
+            self._learning_rate_at(step),
+            sum(row.num_tokens for row in self._method.rows_of_step(step)) if details is None else details.num_tokens,
+            trained_s - began_s,
+            validated_s - trained_s,
+        )
 
     def _apply(self, loss: float, step: int) -> bool:
         """Have the optimizer take the gradients; False where they, or the loss, are not finite and so are dropped."""
@@ -141,11 +165,14 @@ class Trainer:
         applied = math.isfinite(loss) and math.isfinite(norm)
         if applied:
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
+                group["lr"] = self._learning_rate_at(step)
             self._optimizer.step()
             faults.point(Point.STEP_APPLIED)
         self._optimizer.zero_grad(set_to_none=True)
         return applied
+
+    def _learning_rate_at(self, step: int) -> float:
+        return learning_rate_at(step, self._plan.num_steps, self._plan.learning_rate)
 
     def _load(self, state: State) -> None:
         """Take up the weights of `state`, and the optimizer's memory of them."""

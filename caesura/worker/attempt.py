@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from caesura import faults
@@ -16,6 +18,7 @@ from caesura.faults import Point
 from caesura.ids import new_token
 from caesura.jobs import (
     NUM_STALLED_ATTEMPTS,
+    VALIDATION_LOSS,
     VALIDATION_REWARD,
     Artifact,
     File,
@@ -36,16 +39,17 @@ from caesura.store.files import new_file
 from caesura.store.reports import REPORT, store_report
 from caesura.store.rows import Telling
 from caesura.training.memory import base_too_large, is_out_of_memory, step_too_large
-from caesura.training.method import StepInterrupted
+from caesura.training.method import Method, StepInterrupted
 from caesura.training.plan import Plan, environment, make_plan
 from caesura.training.rendering import Findings, InvalidRows
 from caesura.training.setup import Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
+from caesura.worker.course import Course, open_course
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
 from caesura.worker.patience import patiently
-from caesura.worker.results import to_csv
+from caesura.worker.results import describe_abnormal, rows_to_csv, score, to_csv
 from caesura.worker.sampling import open_sampling
 from caesura.worker.saver import Saver
 
@@ -54,6 +58,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESULT_FILE = "step_metrics.csv"
+ROWS_FILE = "row_losses.csv"
 
 
 def run_attempt(
@@ -96,6 +101,21 @@ def _fail(store: Store, lease: Lease, keeper: Keeper, error: JobError) -> None:
     faults.point(Point.FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What an attempt trains with, once all is loaded."""
+
+    plan: Plan
+    method: Method
+    trainer: Trainer
+    course: Course
+    saver: Saver
+
+    def capture(self) -> State:
+        """The training state of this moment."""
+        return replace(self.trainer.capture(), measured=self.course.measure())
+
+
 class Attempt:
     """One worker's work on one job. Every method may raise LeaseLost, after which nothing can be written."""
 
@@ -120,9 +140,8 @@ class Attempt:
         self._keeper = keeper
         self._stopping = stopping
         self._load = load
-        self._reason = Reason.VALIDATION if job.method["type"] == "reinforcement" else Reason.EPOCH
         #: What a step that is left on the way is saved from and by; None before the first.
-        self._in_hand: tuple[Trainer, Saver] | None = None
+        self._in_hand: Training | None = None
         self._plan_of_job: Plan | None = None
 
     def run(self) -> None:
@@ -164,7 +183,8 @@ class Attempt:
             setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
             faults.point(Point.BASE_LOADED)
             self._tell_of_data(setup.findings)
-            trainer = Trainer(setup.base, setup.layers, setup.method, plan, self._restore(setup, plan, start))
+            state = self._restore(setup, plan, start)
+            trainer = Trainer(setup.base, setup.layers, setup.method, plan, state)
             if trainer.kept_was_stale:
                 self._warn(Told.STALE, f"stale:{self._job.attempt}")
             faults.point(Point.RESTORED)
@@ -174,10 +194,12 @@ class Attempt:
                 self._lease,
                 base.reference(self._job.base),
                 self._settings.save_interval_s,
+                self._keeper.flush,
             )
-            self._in_hand = trainer, opened.enter_context(saver)
-            if self._train(trainer, plan, saver):
-                self._publish(trainer, saver, setup.num_training_tokens * plan.n_epochs)
+            course = self._patiently(lambda: open_course(self._jobs, self._job, plan, setup.method, state))
+            self._in_hand = Training(plan, setup.method, trainer, course, opened.enter_context(saver))
+            if self._train(self._in_hand):
+                self._publish(self._in_hand)
 
     def _tell_of_data(self, findings: Findings) -> None:
         for number, count in enumerate(findings.counts):
@@ -215,9 +237,8 @@ class Attempt:
         if self._keeper.pause_asked or self._stopping.is_set():
             raise StepInterrupted
         assert self._in_hand is not None
-        trainer, saver = self._in_hand
-        if saver.due:
-            saver.save_in_passing(trainer.capture())
+        if self._in_hand.saver.due:
+            self._in_hand.saver.save_in_passing(self._in_hand.capture())
 
     def _read(self, blob: str) -> list[AnyRow]:
         with self._storage.open(blob) as lines:
@@ -265,32 +286,31 @@ class Attempt:
                 )
         return fresh_state(setup.layers, plan, self._job.seed, start)
 
-    def _train(self, trainer: Trainer, plan: Plan, saver: Saver) -> bool:
+    def _train(self, training: Training) -> bool:
         """Do the steps that are left; False when the job was left on the way."""
-        began, first = time.monotonic(), trainer.num_steps_done
-        while trainer.num_steps_done < plan.num_steps:
-            if self._left(trainer, saver):
+        while not training.course.is_over:
+            if self._left(training):
                 return False
             try:
-                result = trainer.step()
+                result = training.trainer.step()
             except StepInterrupted:
                 continue
-            step_s = (time.monotonic() - began) / (result.step - first)
-            self._keeper.record(result, int(time.time() + step_s * (plan.num_steps - result.step)) + 1)
+            training.course.see(result, training.method.work_of(result.step))
+            self._keeper.record(result, training.course.finish_at())
             faults.point(Point.STEP_RECORDED)
-            trainer.check_finite()
-            self._save(trainer, saver, result)
-            if self._left_for_failures(trainer, saver, result):
+            training.trainer.check_finite()
+            self._save(training, result)
+            if self._left_for_failures(training, result) or self._left_for_limit(training):
                 return False
         return True
 
-    def _left(self, trainer: Trainer, saver: Saver) -> bool:
+    def _left(self, training: Training) -> bool:
         """Leave the job at this step boundary if it is to be paused or the server is stopping."""
         self._keeper.check()
         if self._keeper.pause_asked:
             faults.point(Point.PAUSE_HEARD)
             self._flush()
-            state = saver.store(trainer.capture())
+            state = training.saver.store(training.capture())
             faults.point(Point.PAUSE_STORED)
             paused = self._patiently(lambda: self._attempts.pause(self._lease, state))
             faults.point(Point.PAUSED)
@@ -298,63 +318,106 @@ class Attempt:
         if self._stopping.is_set():
             faults.point(Point.STOP_HEARD)
             self._flush()
-            state = saver.store(trainer.capture())
+            state = training.saver.store(training.capture())
             faults.point(Point.STOP_STORED)
             self._patiently(lambda: self._attempts.release(self._lease, state))
             faults.point(Point.RELEASED)
             return True
         return False
 
-    def _left_for_failures(self, trainer: Trainer, saver: Saver, result: StepResult) -> bool:
+    def _left_for_failures(self, training: Training, result: StepResult) -> bool:
         """Pause the job, or fail it if it asked for that, where its grader fails too often to train on."""
         failure = None if result.details is None else result.details.failure
         if failure is None:
             return False
         if self._job.method["reinforcement"].get("on_grader_errors") == "fail":
             raise TrainingFailed(JobError("grader_errors", failure, "method.reinforcement.grader"))
-        self._flush()
-        warning = Telling(failure, Level.WARN, key=f"grader:{result.step}")
-        state = saver.store(trainer.capture())
-        self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
+        self._pause_itself(training, Telling(failure, Level.WARN, key=f"grader:{result.step}"))
         return True
 
-    def _save(self, trainer: Trainer, saver: Saver, result: StepResult) -> None:
-        if result.makes_checkpoint and result.step < result.total_steps:
+    def _left_for_limit(self, training: Training) -> bool:
+        """Pause the job where it was to train no longer than this."""
+        warning = None if training.course.is_over else training.course.tell_of_limit()
+        if warning is None:
+            return False
+        self._pause_itself(training, warning)
+        return True
+
+    def _pause_itself(self, training: Training, warning: Telling) -> None:
+        self._flush()
+        state = training.saver.store(training.capture())
+        self._patiently(lambda: self._attempts.pause_itself(self._lease, state, warning))
+
+    def _save(self, training: Training, result: StepResult) -> None:
+        if result.makes_checkpoint and not training.course.is_over:
             faults.point(Point.CHECKPOINT_BEGUN)
             self._flush()
-            saver.save(trainer.capture(), self._reason)
+            training.saver.save(training.capture(), self._reason(result.step))
             faults.point(Point.CHECKPOINT_MADE)
-        elif saver.due:
-            saver.save_in_passing(trainer.capture())
+        elif training.saver.due:
+            training.saver.save_in_passing(training.capture())
 
-    def _publish(self, trainer: Trainer, saver: Saver, num_row_tokens: int) -> None:
+    def _reason(self, step: int) -> Reason:
+        """Why the model of the step is kept."""
+        assert self._plan_of_job is not None
+        if self._job.method["type"] == "reinforcement":
+            return Reason.VALIDATION
+        return Reason.EPOCH if self._plan_of_job.ends_epoch(step) else Reason.STEP
+
+    def _publish(self, training: Training) -> None:
         """The job's end: the model and the result file are written, then one transaction makes them exist."""
         faults.point(Point.TRAINED)
         self._flush()
-        metrics = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
-        step, adapter = self._choose_model(trainer, saver, metrics)
+        self._tell(*training.course.tell_of_end())
+        told = self._patiently(lambda: self._jobs.list_metrics(self._job.id))
+        # Of other hardware, an attempt before this one may have gone further before it was over.
+        metrics = [data for data in told if data["step"] <= training.trainer.num_steps_done]
+        step, adapter = self._choose_model(training, metrics)
         faults.point(Point.MODEL_STORED)
-        results = self._patiently(lambda: self._store_results(metrics))
+        results = self._store_results(metrics, training.method)
         faults.point(Point.RESULTS_STORED)
-        num_tokens = sum(data.get("completion_tokens_count", 0) for data in metrics) or num_row_tokens
+        num_tokens = training.course.num_tokens
         self._patiently(lambda: self._attempts.finish(self._lease, step, adapter, results, num_tokens))
         faults.point(Point.PUBLISHED)
         logger.info("job %s: succeeded", self._job.id)
 
-    def _store_results(self, metrics: Sequence[Mapping[str, Any]]) -> File:
-        with self._storage.writer(f"files/{new_token()}") as writer:
-            writer.write(to_csv(metrics, self._job.method["type"]))
-        return new_file(writer.blob, RESULT_FILE, "fine-tune-results", self._job.project)
+    def _store_results(self, metrics: Sequence[Mapping[str, Any]], method: Method) -> list[File]:
+        """Clients of OpenAI's service take the first for the only one."""
+        files = [self._store_file(RESULT_FILE, to_csv(metrics, self._job.method["type"]))]
+        scored = score(method.row_losses())
+        if scored:
+            files.append(self._store_file(ROWS_FILE, rows_to_csv(scored)))
+        lines = describe_abnormal(scored)
+        if lines is not None:
+            self._tell(Telling(Told.ABNORMAL.format(lines=lines), key="abnormal"))
+        return files
 
-    def _choose_model(
-        self, trainer: Trainer, saver: Saver, metrics: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, Artifact]:
+    def _store_file(self, name: str, content: bytes) -> File:
+        def store() -> File:
+            with self._storage.writer(f"files/{new_token()}") as writer:
+                writer.write(content)
+            return new_file(writer.blob, name, "fine-tune-results", self._job.project)
+
+        return self._patiently(store)
+
+    def _choose_model(self, training: Training, metrics: Sequence[Mapping[str, Any]]) -> tuple[int, Artifact]:
         """The step and the adapter of the final model: the last, or the best where the job asks for that."""
         if self._job.method[self._job.method["type"]].get("keep_best"):
             best = self._store.models.best_of_job(self._job.id)
             if best is not None and best.metrics[VALIDATION_REWARD] > metrics[-1][VALIDATION_REWARD]:
                 return best.step, best.adapter
-        return trainer.num_steps_done, saver.store_adapter(trainer.capture())
+        if self._job.extras.get("keep_best"):
+            best = self._store.models.least_loss_of_job(self._job.id)
+            last_loss: float = metrics[-1].get(VALIDATION_LOSS, math.inf)
+            if best is not None and best.metrics[VALIDATION_LOSS] <= last_loss:
+                self._tell_of_best(best.step, best.metrics[VALIDATION_LOSS])
+                return best.step, best.adapter
+            self._tell_of_best(training.trainer.num_steps_done, last_loss)
+        return training.trainer.num_steps_done, training.saver.store_adapter(training.capture())
+
+    def _tell_of_best(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            self._tell(Telling(Told.BEST.format(step=step, loss=loss), key="best"))
 
     def _tell_of_memory(self) -> None:
         """Raises TrainingFailed in the last attempt without a new step; before that somebody else may have had the
@@ -363,7 +426,7 @@ class Attempt:
         if plan is None or self._in_hand is None:
             error = base_too_large(self._job.base)
         else:
-            error = step_too_large(self._in_hand[0].num_steps_done + 1, plan, self._job.method["type"])
+            error = step_too_large(self._in_hand.trainer.num_steps_done + 1, plan, self._job.method["type"])
         self._flush()
         if self._jobs.get(self._job.id).stalled_attempts >= NUM_STALLED_ATTEMPTS:
             raise TrainingFailed(error)
@@ -376,4 +439,8 @@ class Attempt:
         return patiently(self._attempts, self._lease, do)
 
     def _warn(self, message: str, key: str) -> None:
-        self._patiently(lambda: self._attempts.tell(self._lease, Telling(message, Level.WARN, key=key)))
+        self._tell(Telling(message, Level.WARN, key=key))
+
+    def _tell(self, *tellings: Telling) -> None:
+        if tellings:
+            self._patiently(lambda: self._attempts.tell(self._lease, *tellings))

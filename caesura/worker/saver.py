@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -21,14 +22,26 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """A context; one save is under way at most. `interval_s` separates the saves that are made in passing."""
+    """A context; one save is under way at most. `interval_s` separates the saves that are made in passing.
 
-    def __init__(self, attempts: Attempts, storage: Storage, lease: Lease, base_name: str, interval_s: float) -> None:
+    `tell`: called before a state is committed in passing, so that the steps up to it have been told by then.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        storage: Storage,
+        lease: Lease,
+        base_name: str,
+        interval_s: float,
+        tell: Callable[[], None],
+    ) -> None:
         self._attempts = attempts
         self._storage = storage
         self._lease = lease
         self._base_name = base_name
         self._interval_s = interval_s
+        self._tell = tell
         self._last_began = time.monotonic()
         self._thread: threading.Thread | None = None
 
@@ -78,6 +91,8 @@ class Saver:
             adapter = put_files(self._storage, "adapters", state.adapter_files(self._base_name))
             faults.point(Point.SAVE_HALF)
             optimizer = put_files(self._storage, "optimizers", state.optimizer_files())
+            # A worker that dies after the commit begins behind these steps, and would never tell them.
+            self._tell()
             self._commit(TrainingState(state.step, adapter, optimizer), None)
         except LeaseLost:
             logger.info("a save came after the lease was lost; nothing was written")

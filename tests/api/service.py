@@ -219,7 +219,7 @@ class Service:
         self.store.attempts.save(lease, self.state(step), reason)
 
     def finish(self, lease: Lease, step: int) -> None:
-        self.store.attempts.finish(lease, step, self.adapter(), self.results(), trained_tokens=1234)
+        self.store.attempts.finish(lease, step, self.adapter(), [self.results()], trained_tokens=1234)
 
     def adapter(self) -> Artifact:
         return put_files(self.server.storage, "adapters", {"adapter_model.safetensors": b"weights"})

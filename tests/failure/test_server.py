@@ -22,7 +22,7 @@ from caesura.settings import EMBEDDED_BASE
 from caesura.storage import LocalStorage, get_files
 from caesura.store import open_store
 from tests.failure.conftest import HYPERPARAMETERS, make_settings
-from tests.world import EXAMPLES, Outcome, wait_until
+from tests.world import EXAMPLES, Outcome, as_computed, wait_until
 
 KEY = "sk-test-key-of-the-failure-tests"
 SEED = 7
@@ -68,7 +68,8 @@ class Server:
     def metrics(self, job: str) -> list[dict[str, Any]]:
         """In the order of the events, oldest first."""
         events = list(self.client.fine_tuning.jobs.list_events(job, limit=100))
-        return [event.data for event in reversed(events) if event.type == "metrics"]  # type: ignore[misc]
+        told: Any = [event.data for event in reversed(events) if event.type == "metrics"]
+        return as_computed(told)
 
     def wait(self, job: str, *statuses: str) -> None:
         wait_until(lambda: self.status(job) in statuses, f"the job to be {' or '.join(statuses)}")
@@ -95,7 +96,8 @@ class Server:
         assert model is not None
         files = get_files(LocalStorage(self.folder / "blobs"), model.adapter)
         store.close()
-        results = base64.b64decode(self.client.files.content(ended.result_files[0]).read()).decode()
+        contents = [self.client.files.content(file_id).read() for file_id in ended.result_files]
+        results = [base64.b64decode(content).decode() for content in contents]
         return Outcome(
             self.metrics(job),
             {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},

@@ -21,8 +21,8 @@ from caesura.jobs import (
     TrainingState,
 )
 
-#: Training states of a job that are kept; its models of epochs, and its best ones, that are.
-NUM_STATES, NUM_EPOCHS, NUM_BEST = 2, 3, 3
+#: Training states of a job that are kept; its models of epochs, those between them, and its best ones, that are.
+NUM_STATES, NUM_EPOCHS, NUM_BETWEEN, NUM_BEST = 2, 3, 3, 3
 
 
 def reward_at(step: int) -> float:
@@ -117,10 +117,12 @@ class ExpectedJob:
             self.tell(Told.CHECKPOINT.format(step=step, model=name), f"model:{step}")
         alive = sorted((model for model in self.models if not model.is_deleted), key=lambda model: model.step)
         epochs = [model for model in alive if model.reason in (Reason.EPOCH, Reason.FINAL)]
+        epochs.sort(key=lambda model: model.reason is Reason.FINAL)  # the final one stays, whichever step's it is
+        between = [model for model in alive if model.reason is Reason.STEP]
         best = sorted(
             (model for model in alive if model.reason is Reason.VALIDATION), key=lambda model: reward_at(model.step)
         )
-        for model in epochs[:-NUM_EPOCHS] + best[:-NUM_BEST]:
+        for model in epochs[:-NUM_EPOCHS] + between[:-NUM_BETWEEN] + best[:-NUM_BEST]:
             model.is_deleted = True
 
     def mend(self, cause: str) -> None:

@@ -204,7 +204,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         state = TrainingState(process.step, adapter, Artifact(f"optimizers/{self.num_made}", {"o": (1, "00")}))
         if act == "finish":
             results = new_file(Blob(f"files/r{self.num_made}", 1, "00"), "results.csv", "fine-tune-results")
-            attempts.finish(lease, process.step, adapter, results, 1)
+            attempts.finish(lease, process.step, adapter, [results], 1)
             self.end(process)
         elif act == "leave":
             if attempts.renew(lease, LEASE_S) is Status.PAUSING:

@@ -307,7 +307,8 @@ class StoreMachine(RuleBasedStateMachine):
         if act.startswith("save"):
             of_rewards = self.expected.jobs[lease.job_id].of_rewards
             makes_model = act == "save a model" and worker.step > 0
-            reason = (Reason.VALIDATION if of_rewards else Reason.EPOCH) if makes_model else None
+            of_losses = Reason.STEP if worker.step % 2 else Reason.EPOCH
+            reason = (Reason.VALIDATION if of_rewards else of_losses) if makes_model else None
             return (
                 lambda: set(attempts.save(lease, state, reason)),
                 lambda: self.expected.save(lease, state, reason),
@@ -348,7 +349,7 @@ class StoreMachine(RuleBasedStateMachine):
         if act == "finish":
             results = new_file(Blob(f"files/{self.new_number()}", 1, "00"), "results.csv", "fine-tune-results")
             return (
-                lambda: attempts.finish(lease, state.step, state.adapter, results, 1),
+                lambda: attempts.finish(lease, state.step, state.adapter, [results], 1),
                 lambda: self.expected.finish(lease, state.step, state.adapter, results.blob),
             )
         assert act == "fail", act

@@ -17,7 +17,7 @@ RESULTS = new_file(Blob("files/results", 1, "00"), "step_metrics.csv", "fine-tun
 
 
 def finish(store: Store, lease: Lease, step: int = 9) -> None:
-    store.attempts.finish(lease, step, Artifact("adapters/final", {}), RESULTS, trained_tokens=100)
+    store.attempts.finish(lease, step, Artifact("adapters/final", {}), [RESULTS], trained_tokens=100)
 
 
 #: Everything a worker may write.
@@ -168,6 +168,32 @@ def test_the_models_of_the_last_three_epochs_are_kept_and_those_of_pauses(
     ]
 
 
+def test_checkpoints_between_epochs_and_those_of_epochs_do_not_push_out_each_other(
+    store: Store, make_job: MakeJob, claim: Claim
+) -> None:
+    job = make_job()
+    lease = claim(job)
+    for step in range(1, 19):
+        store.attempts.save(lease, make_state(step), Reason.STEP if step % 4 else Reason.EPOCH)
+
+    models, _ = store.models.list_of_job(job.id, after=None, limit=99)
+    assert [model.step for model in models] == [18, 17, 16, 15, 12, 8]
+
+
+def test_the_final_model_stays_though_its_step_is_not_the_last(store: Store, make_job: MakeJob, claim: Claim) -> None:
+    lease = claim(job := make_job())
+    for step in (2, 4, 6, 8):
+        store.attempts.save(lease, make_state(step), Reason.EPOCH)
+    finish(store, lease, step=1)
+
+    models, _ = store.models.list_of_job(job.id, after=None, limit=10)
+    assert [(model.step, model.reason) for model in models] == [
+        (8, Reason.EPOCH),
+        (6, Reason.EPOCH),
+        (1, Reason.FINAL),
+    ]
+
+
 def test_a_checkpoint_that_a_pause_meets_is_kept_as_the_pauses(store: Store, make_job: MakeJob, claim: Claim) -> None:
     job = make_job()
     lease = claim(job)
@@ -302,7 +328,7 @@ def test_a_final_model_may_be_a_checkpoint_again_and_its_blobs_stay(
     validated(store, lease, 1, 0.9)
     best = store.models.best_of_job(job.id)
     assert best is not None
-    store.attempts.finish(lease, best.step, best.adapter, RESULTS, trained_tokens=1)
+    store.attempts.finish(lease, best.step, best.adapter, [RESULTS], trained_tokens=1)
     assert [model.name for model in store.models.list_of_job(job.id, after=None, limit=10)[0]] == [
         job.model_name,
         best.name,

@@ -45,7 +45,7 @@ def bring_to(store: Store, make_job: MakeJob, claim: Claim, name: str, status: S
     if status is Status.SUCCEEDED:
         assert lease is not None
         results = File("file-results", 1, 1, "step_metrics.csv", "fine-tune-results", "files/results", "00")
-        store.attempts.finish(lease, 1, make_state(1, "b").adapter, results, trained_tokens=1)
+        store.attempts.finish(lease, 1, make_state(1, "b").adapter, [results], trained_tokens=1)
     assert store.jobs.get(job.id).status is status
 
 

@@ -73,7 +73,7 @@ def test_the_message_has_openais_words() -> None:
     result = StepResult(31, 90, applied=True, makes_checkpoint=False, metrics=metrics)
 
     assert result.message() == "Step 31/90: training loss=0.57, validation loss=0.61, full validation loss=0.60"
-    assert result.data() == {"step": 31, "total_steps": 90, **metrics}
+    assert result.data() == {"step": 31, "total_steps": 90, "learning_rate": 0.0, **metrics}
 
 
 def test_short_rows_and_long_ones_are_attended_to_alike(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:

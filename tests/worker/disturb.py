@@ -10,6 +10,9 @@ import pytest
 
 from caesura.jobs import Job, Lease, Status
 from caesura.store.attempts import Attempts
+from caesura.training.method import Metrics
+from caesura.training.preference import Preference
+from caesura.training.supervised import Supervised
 from caesura.training.trainer import StepResult, Trainer
 from caesura.worker import keeper
 from tests.world import World
@@ -54,6 +57,20 @@ FEW_SHORT_ANSWERS: dict[str, Any] = {
 def to_prompts(rows: Rows) -> Rows:
     """Chats without their answers, which graders may look at instead."""
     return [{"messages": row["messages"][:-1], "answer": row["messages"][-1]["content"]} for row in rows]
+
+
+def validated(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
+    """Have the full validations after these steps come to these losses."""
+    for method in (Supervised, Preference):
+        original = method.validate_fully
+
+        def validate_fully(
+            self: Any, model: Any, step: int, original: Callable[..., Metrics | None] = original
+        ) -> Metrics | None:
+            measured = original(self, model, step)
+            return measured if measured is None or step not in losses else {**measured, "loss": losses[step]}
+
+        monkeypatch.setattr(method, "validate_fully", validate_fully)
 
 
 class Crash(BaseException):

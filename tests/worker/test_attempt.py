@@ -15,6 +15,7 @@ from caesura.storage import get_files
 from caesura.store.attempts import Attempts
 from caesura.training.trainer import StepResult, Trainer
 from caesura.worker import keeper
+from caesura.worker.keeper import Keeper
 from tests.worker.disturb import NUM_STEPS, STEPS_PER_EPOCH, Crash, Rows, at_step, crash_in, create, pause_at
 from tests.world import World, wait_until
 
@@ -67,7 +68,7 @@ def test_the_result_file_has_a_row_a_step_and_empty_cells_where_nothing_was_meas
     world: World, training: Rows, validation: Rows
 ) -> None:
     outcome = world.outcome(world.run(create(world, training, validation)))
-    header, first, *_, last = outcome.results.splitlines()
+    header, first, *_, last = outcome.results[0].splitlines()
 
     assert header == (
         "step,train_loss,train_accuracy,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,"
@@ -166,6 +167,34 @@ def test_training_states_are_saved_in_passing_when_their_interval_is_over(
 
     wait_until(lambda: bool(world.store.jobs.list_states(job.id)), "a state saved in passing")
     assert world.store.jobs.list_states(job.id)[0].step in (1, 2)
+
+
+def test_a_state_that_is_saved_in_passing_comes_after_the_metrics_of_its_steps(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settings = world.settings.model_copy(update={"save_interval_s": 1e-6})
+    job = create(world, training)
+    saved = threading.Event()
+    original = Attempts.save
+
+    def save(*args: Any, **kwargs: Any) -> list[str]:
+        freed = original(*args, **kwargs)
+        saved.set()
+        return freed
+
+    def wait_and_die() -> None:
+        assert saved.wait(60)
+        raise Crash
+
+    monkeypatch.setattr(keeper, "BEAT_S", 3600.0)  # it tells nothing by itself
+    monkeypatch.setattr(Attempts, "save", save)
+    monkeypatch.setattr(Keeper, "__exit__", lambda keeper, *_: keeper._ended.set())
+    at_step(monkeypatch, 2, wait_and_die)
+    with pytest.raises(Crash):
+        world.run(job, "worker-1")
+
+    (state,) = world.store.jobs.list_states(job.id)
+    assert [data["step"] for data in world.store.jobs.list_metrics(job.id)] == list(range(1, state.step + 1))
 
 
 def test_a_cancelled_job_is_left_and_keeps_its_checkpoints(
@@ -329,8 +358,8 @@ def test_a_lost_lease_ends_in_an_exception_at_once(world: World, training: Rows)
             Lease(create(world, training).id, "not the token"),
             1,
             Artifact("a", {}),
-            None,
-            0,  # type: ignore[arg-type]
+            [],
+            0,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,6 @@ from caesura.jobs import Job, Status
 from tests.worker.disturb import (
     CRASHES,
     FEW_SHORT_ANSWERS,
-    NUM_STEPS,
     REINFORCEMENT,
     STEPS_PER_EPOCH,
     Crash,
@@ -22,23 +22,38 @@ from tests.worker.disturb import (
     create,
     pause_at,
     to_prompts,
+    validated,
 )
 from tests.world import World, example_rows
 
 MakeJob = Callable[..., Job]
-#: Kind of job → its method, and whether it goes on from a tuned model.
-KINDS = {
-    "supervised": ("supervised", False),
-    "dpo": ("dpo", False),
-    "dpo from a tuned model": ("dpo", True),
-    "reinforcement": ("reinforcement", False),
+#: Ends the training after step 9, and delivers the model of step 5.
+STOPPED = {"early_stopping": {"patience": 2, "min_delta": 0.0}, "checkpoint_every": 3, "keep_best": True}
+#: Kind of job → its method, whether it goes on from a tuned model, and what it asks for beyond OpenAI's API.
+KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
+    "supervised": ("supervised", False, {}),
+    "supervised, the best kept": ("supervised", False, {"keep_best": True, "checkpoint_every": 2}),
+    "supervised, stopped early": ("supervised", False, STOPPED),
+    "dpo": ("dpo", False, {}),
+    "dpo from a tuned model": ("dpo", True, {}),
+    "reinforcement": ("reinforcement", False, {}),
 }
+#: Of full validations, where the job goes by them: the best is neither the first nor the last.
+LOSSES = {2: 0.6, 3: 0.6, 4: 0.4, 5: 0.5, 6: 0.55, 8: 0.5, 9: 0.52, 10: 0.45}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def make_job(request: pytest.FixtureRequest, world: World, training: Rows, validation: Rows) -> MakeJob:
+def make_job(
+    request: pytest.FixtureRequest,
+    world: World,
+    training: Rows,
+    validation: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> MakeJob:
     """Jobs of one kind, alike but for what is said."""
-    method, from_tuned = request.param
+    method, from_tuned, extras = request.param
+    if extras:
+        validated(monkeypatch, LOSSES)
     start = None
     if from_tuned:
         start = world.store.models.find(world.run(create(world, training, learning_rate_multiplier=3.0)).model_name)
@@ -48,8 +63,10 @@ def make_job(request: pytest.FixtureRequest, world: World, training: Rows, valid
         validation = example_rows("preference_validation.jsonl")[: len(validation)]
     if method == "reinforcement":
         prompts = to_prompts(training), to_prompts(validation)
-        return partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
-    return partial(create, world, training, validation, method=method, start=start)
+        given = partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
+    else:
+        given = partial(create, world, training, validation, method=method, start=start)
+    return lambda limits=None, **values: given(extras={**extras, **(limits or {})}, **values)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, make_job: MakeJob) -> None:
@@ -67,11 +84,27 @@ def test_a_paused_and_resumed_job_ends_in_the_bytes_of_an_undisturbed_one(
     job = make_job()
     pause_at(monkeypatch, world, job, step)
 
-    assert world.run(job).status is Status.PAUSED
-    world.store.jobs.resume(job.id)
-    world.run(job)
+    if step < undisturbed.step:
+        assert world.run(job).status is Status.PAUSED
+        world.store.jobs.resume(job.id)
+    world.run(job)  # a pause that was asked for in the last step is overtaken by the end
 
     assert world.outcome(job) == world.outcome(undisturbed)
+
+
+@pytest.mark.parametrize("limits", [{"max_minutes": 1e-9}, {"max_tokens": 1}], ids=str)
+def test_a_job_that_limits_paused_ends_in_the_bytes_of_one_without_them(
+    world: World, make_job: MakeJob, limits: dict[str, Any]
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job(limits)
+    paused_at: list[int] = []
+    while world.run(job).status is Status.PAUSED:
+        paused_at.append(world.store.jobs.get(job.id).step)
+        world.store.jobs.resume(job.id)
+
+    assert world.outcome(job) == world.outcome(undisturbed)
+    assert paused_at == ([1] if "max_tokens" in limits else list(range(1, undisturbed.step)))
 
 
 def test_a_stopping_server_gives_the_job_back_and_nothing_differs_in_the_end(
@@ -83,7 +116,7 @@ def test_a_stopping_server_gives_the_job_back_and_nothing_differs_in_the_end(
     at_step(monkeypatch, 4, stopping.set)
 
     assert world.run(job, stopping=stopping).status is Status.QUEUED
-    assert {state.step for state in world.store.jobs.list_states(job.id)} == {4}
+    assert world.store.jobs.list_states(job.id)[0].step == 4
     world.run(job)
 
     assert world.outcome(job) == world.outcome(undisturbed)
@@ -104,7 +137,7 @@ def test_a_job_whose_worker_died_ends_in_the_bytes_of_an_undisturbed_one(
 
     assert world.outcome(job) == world.outcome(undisturbed)
     steps = [metrics["step"] for metrics in world.store.jobs.list_metrics(job.id)]
-    assert steps == list(range(1, NUM_STEPS + 1))
+    assert steps == list(range(1, undisturbed.step + 1))
 
 
 def test_a_damaged_training_state_is_told_and_the_one_before_it_serves(

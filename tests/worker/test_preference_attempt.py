@@ -41,7 +41,7 @@ def test_the_metrics_of_every_step_are_told_with_their_rewards(world: World, pai
     metrics = world.outcome(job).metrics
 
     names = ["loss", "mean_token_accuracy", *(f"reward_{name}" for name in REWARDS)]
-    assert set(metrics[0]) == {"step", "total_steps", *(f"train_{name}" for name in names)}
+    assert set(metrics[0]) == {"step", "total_steps", "learning_rate", *(f"train_{name}" for name in names)}
     ends = metrics[STEPS_PER_EPOCH - 1]
     assert {f"{prefix}_{name}" for prefix in ("train", "valid", "full_valid") for name in names} < set(ends)
     assert f"Step 1/{NUM_STEPS}: training loss=0.69" in world.messages(job)
@@ -52,7 +52,7 @@ def test_the_metrics_of_every_step_are_told_with_their_rewards(world: World, pai
 
 def test_the_result_file_has_the_columns_of_supervised_jobs_and_then_the_rewards(world: World, pairs: Rows) -> None:
     outcome = world.outcome(world.run(create(world, pairs, example_rows("preference_validation.jsonl")[:10])))
-    header, first, *_, last = outcome.results.splitlines()
+    header, first, *_, last = outcome.results[0].splitlines()
 
     assert header.split(",")[:8] == [
         "step",

@@ -64,7 +64,7 @@ def attempts() -> Attempts:
 
 @pytest.fixture
 def saver(attempts: Any, storage: Gated) -> Iterator[Saver]:
-    with Saver(attempts, storage, LEASE, "micro", interval_s=0.0) as saver:
+    with Saver(attempts, storage, LEASE, "micro", interval_s=0.0, tell=lambda: None) as saver:
         yield saver
         storage.gate.set()
 
