@@ -232,7 +232,8 @@ class Job:
     stalled_attempts: int = 0
     #: The process that holds the lease, as its executor named it.
     worker: str | None = None
-    #: What its creator sent for other services and wants to see again, by its key.
+    #: What its creator sent beyond OpenAI's API and wants to see again, by its key: of these the `adapter` has a
+    #: meaning here.
     extras: dict[str, Any] = field(default_factory=dict[str, Any])
     #: Whose it is; its models and result files are the same one's.
     project: str = FIRST_PROJECT

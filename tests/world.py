@@ -60,11 +60,12 @@ class World:
         method: str = "supervised",
         start: Model | None = None,
         body: dict[str, Any] | None = None,
+        adapter: dict[str, Any] | None = None,
         **hyperparameters: object,
     ) -> Job:
         """A queued job; one that goes on from the tuned model `start`, if there is one.
 
-        `body`: what its method has beside hyperparameters.
+        `body`: what its method has beside hyperparameters; `adapter`: what it asks for of its adapter.
         """
         job = Job(
             id=new_id("ftjob-"),
@@ -80,6 +81,7 @@ class World:
             start_model=None if start is None else start.name,
             start_adapter=None if start is None else start.adapter,
             seed=seed,
+            extras={} if adapter is None else {"adapter": adapter},
         )
         self.store.jobs.create(job)
         self.store.jobs.mark_valid(job.id)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from caesura import faults
+from caesura.api.adapters import check_adapter, told_adapter
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.route import Route
@@ -43,6 +44,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     if body.method is not None and body.method.type == "reinforcement":
         _check_reinforcement(body, body.method, server, tools_of(request))
     base, start = _find_model(server, body.model)
+    check_adapter(server, base, body.adapter)
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
@@ -62,7 +64,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
         suffix=suffix,
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
-        extras={name: value for name in EXTRAS if (value := getattr(body, name)) is not None},
+        extras=_extras(body),
         project=server.project,
     )
     notes: list[Telling] = []
@@ -145,6 +147,11 @@ def _method(body: CreateJob) -> dict[str, Any]:
         return {"type": "supervised", "supervised": {"hyperparameters": body.hyperparameters.model_dump()}}
     kind = body.method.type
     return {"type": kind, kind: body.method.model_dump(exclude_none=True, by_alias=True)[kind]}
+
+
+def _extras(body: CreateJob) -> dict[str, Any]:
+    extras = {name: value for name in EXTRAS if (value := getattr(body, name)) is not None}
+    return extras if body.adapter is None else {**extras, "adapter": body.adapter.given()}
 
 
 @router.get("")
@@ -247,7 +254,7 @@ def to_wire(job: Job, server: Server) -> FineTuningJob:
         integrations=job.integrations,
         metadata=job.metadata,
         user_provided_suffix=job.suffix,
-        **job.extras,
+        **{**job.extras, **told_adapter(job)},
     )
 
 

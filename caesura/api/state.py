@@ -9,6 +9,7 @@ from fastapi import Depends, Query
 from pydantic import BeforeValidator
 from starlette.requests import Request
 
+from caesura.examination import Examiner
 from caesura.graders.build import Tools
 from caesura.graders.judges import Judge, find_judge
 from caesura.graders.sandbox import Level
@@ -36,6 +37,7 @@ class Server:
     worker_key: str = field(repr=False)
     #: Unix seconds.
     started_at: int
+    examiner: Examiner = field(default_factory=Examiner)
 
     #: Whose request is served; None: nobody's, and all projects are seen.
     caller: Caller | None = None
