@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -26,19 +27,24 @@ from tests.worker.disturb import (
 from tests.world import World, example_rows
 
 MakeJob = Callable[..., Job]
-#: Kind of job → its method, and whether it goes on from a tuned model.
-KINDS = {
-    "supervised": ("supervised", False),
-    "dpo": ("dpo", False),
-    "dpo from a tuned model": ("dpo", True),
-    "reinforcement": ("reinforcement", False),
+#: On some layers, and what goes into it is thinned out: so each step draws.
+DROPPING = {"rank": 4, "dropout": 0.3, "target_modules": ["q_proj", "up_proj"]}
+#: Kind of job → its method, whether it goes on from a tuned model, and its adapter. One that goes on with an adapter of
+#: another kind keeps the tuned model's beside it.
+KINDS: dict[str, tuple[str, bool, dict[str, Any] | None]] = {
+    "supervised": ("supervised", False, None),
+    "dpo": ("dpo", False, None),
+    "dpo from a tuned model": ("dpo", True, None),
+    "dpo beside a tuned model": ("dpo", True, DROPPING),
+    "reinforcement": ("reinforcement", False, None),
+    "reinforcement beside a tuned model": ("reinforcement", True, DROPPING),
 }
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def make_job(request: pytest.FixtureRequest, world: World, training: Rows, validation: Rows) -> MakeJob:
     """Jobs of one kind, alike but for what is said."""
-    method, from_tuned = request.param
+    method, from_tuned, adapter = request.param
     start = None
     if from_tuned:
         start = world.store.models.find(world.run(create(world, training, learning_rate_multiplier=3.0)).model_name)
@@ -48,8 +54,9 @@ def make_job(request: pytest.FixtureRequest, world: World, training: Rows, valid
         validation = example_rows("preference_validation.jsonl")[: len(validation)]
     if method == "reinforcement":
         prompts = to_prompts(training), to_prompts(validation)
-        return partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
-    return partial(create, world, training, validation, method=method, start=start)
+        asked = {"body": REINFORCEMENT, **FEW_SHORT_ANSWERS}
+        return partial(create, world, *prompts, method=method, start=start, adapter=adapter, **asked)
+    return partial(create, world, training, validation, method=method, start=start, adapter=adapter)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World, make_job: MakeJob) -> None:
