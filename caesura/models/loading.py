@@ -8,9 +8,11 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 # Its progress bars and advice are for notebooks; a server's log has one line a record.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+#: What a model's folder holds that is of use here; Mistral's have their weights in a second form.
+FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 class ChatTokenizer(Tokenizer, Protocol):
@@ -140,6 +145,16 @@ def load_tokenizer(name: str, settings: BaseModelSettings) -> tuple[ChatTokenize
     """Tokenizer and context window of the base model `name`, without its weights. Raises as `load_base`."""
     with _told_as_invalid(name):
         return _open_tokenizer(settings), _context_window(settings, AutoConfig.from_pretrained(settings.path))
+
+
+def find_folder(name: str, settings: BaseModelSettings) -> Path:
+    """The folder with the files of the base model `name`: of a hub id that in the hub's cache, fetched if it is not
+    there. Raises as `load_base`."""
+    folder = Path(settings.path)
+    if folder.is_dir():
+        return folder
+    with _told_as_invalid(name):
+        return Path(snapshot_download(settings.path, allow_patterns=FILES, ignore_patterns="consolidated*"))
 
 
 def _open_tokenizer(settings: BaseModelSettings) -> ChatTokenizer:
