@@ -117,6 +117,7 @@ def test_another_adapter_is_trained_beside_the_tuned_models_which_stays_as_it_is
 ) -> None:
     values: dict[str, Any] = {"start": tuned, "adapter": BESIDE, "method": method}
     rows = training if method == "supervised" else example_rows("preference_train.jsonl")[:20]
+    world.settings = world.settings.model_copy(update={"dtype": "float32"})
     if method == "reinforcement":
         rows = to_prompts(training)
         values |= {"validation": to_prompts(validation), "body": REINFORCEMENT, **FEW_SHORT_ANSWERS}
@@ -138,6 +139,9 @@ def test_another_adapter_is_trained_beside_the_tuned_models_which_stays_as_it_is
         elif not module.endswith(("q_proj", "up_proj")):
             assert not new_A[3:].any()
     assert moved == {"q_proj", "up_proj"}
+    if method == "reinforcement":  # what samples has both parts too
+        drifts = [told["sampling_drift_mean"] for told in world.store.jobs.list_metrics(job.id)]
+        assert max(drifts) < 1e-4
 
 
 def test_the_first_loss_beside_a_tuned_model_is_that_of_the_tuned_model(
