@@ -94,12 +94,16 @@ def test_a_weight_keeps_its_dtype_and_what_no_adapter_changes_keeps_its_bytes(
     shutil.copytree(micro_model, base)
     with safe_open(base / "model.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name).to(DTYPES[dtype]) for name in file.keys()}  # noqa: SIM118
-    save_file({**tensors, "model.odd": torch.ones(3, dtype=torch.uint8)}, base / "model.safetensors")
+    save_file({**tensors, "a.odd": torch.ones(3, dtype=torch.uint8)}, base / "model.safetensors")
     adapter = random_adapter(AutoModelForCausalLM.from_pretrained(micro_model), "q_proj")
     write_merged(base, adapter, tmp_path / "merged")
 
+    data = (tmp_path / "merged" / "model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    places = [told["data_offsets"][0] for told in header.values() if told.get("dtype") == dtype]
+    assert not any(place % DTYPES[dtype].itemsize for place in places)
     with safe_open(tmp_path / "merged" / "model.safetensors", "pt") as file:
-        assert set(file.keys()) == {*tensors, "model.odd"}
+        assert set(file.keys()) == {*tensors, "a.odd"}
         for name, tensor in tensors.items():
             merged = file.get_tensor(name)
             assert merged.dtype == DTYPES[dtype]
