@@ -45,14 +45,19 @@ class Examiner:
 
 def _ask(name: str, path: str) -> Examined | None:
     command = [sys.executable, "-m", "caesura.models.examine"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as child:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,  # what it died before reading would be flushed, and fail, once more when the pipe is closed
+        start_new_session=True,
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         watch = threading.Timer(TIMEOUT_S, child.kill)
         watch.start()
         try:
             child.stdin.write(json.dumps({"name": name, "path": path}).encode() + b"\n")
-            child.stdin.flush()
             reply = child.stdout.read()
         except BrokenPipeError:  # it has died already: told below
             reply = b""

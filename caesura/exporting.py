@@ -17,7 +17,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -203,15 +203,13 @@ class _Merging:
             [sys.executable, "-m", "caesura.models.merge"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # what it died before reading would be flushed, and fail, once more when the pipe is closed
             start_new_session=True,  # Ctrl-C is for the server, which ends this process
         )
         assert child.stdin is not None
         assert child.stdout is not None
-        try:
+        with suppress(BrokenPipeError):  # it has died already: told below
             child.stdin.write(json.dumps(request).encode() + b"\n")
-            child.stdin.flush()
-        except BrokenPipeError:  # it has died already: told by what it says
-            pass
         line = child.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._broken_off()
