@@ -10,10 +10,10 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 import uvicorn
@@ -27,9 +27,11 @@ from caesura.api.state import Server
 from caesura.app import API_KEY_FILE, FirstKey, build_app, build_server, load_api_key
 from caesura.errors import CaesuraError, DatabaseUnavailable, SettingsInvalid
 from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.exporting import Exporter, refuse_base, unpack
 from caesura.logging import configure
 from caesura.protocol import BoundedHttpProtocol
 from caesura.settings import SECRETS, Settings, default_config, load_settings
+from caesura.storage import LocalStorage
 
 cli = typer.Typer(
     name="caesura",
@@ -200,6 +202,26 @@ def engine(context: typer.Context) -> None:
 def check(context: typer.Context) -> None:
     """Check a data file before it is uploaded: every fault, its tokens, what a job would make of it."""
     _become("caesura.check", context.args)
+
+
+@cli.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A tuned model or checkpoint, by its name.")],
+    output: Annotated[Path, typer.Option(help="The folder to write; it must not be there, or be empty.")],
+    format: Annotated[
+        Literal["peft", "merged"], typer.Option(help="The adapter alone, or the base with it in its weights.")
+    ] = "peft",
+    config: keys.Config = None,
+    data_dir: keys.DataDir = None,
+) -> None:
+    """Write a tuned model into a folder, for use elsewhere. The server need not run."""
+    with keys.opened(config, data_dir) as (settings, store):
+        refuse_base(settings, model)
+        found = store.models.get(model)
+        taken = Exporter().open(found, format, settings, LocalStorage(settings.data_dir / "blobs"))
+        with closing(taken):
+            unpack(taken, output)
+    _print(f"{found.name} is in {output}")
 
 
 def _become(module: str, arguments: list[str]) -> None:

@@ -49,7 +49,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and show it: this is the one time."""
-    with _opened(config, data_dir) as (settings, store):
+    with opened(config, data_dir) as (settings, store):
         key, text = store.keys.create(
             _checked(name, _NAME, "NAME"),
             organization=_checked(organization or settings.organization, _SLUG, "--organization"),
@@ -69,7 +69,7 @@ def create(
 @commands.command(name="list")
 def list_keys(config: Config = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """All keys, without their text."""
-    with _opened(config, data_dir) as (_, store):
+    with opened(config, data_dir) as (_, store):
         keys, names = store.keys.list(), {project.id: project.name for project in store.keys.projects()}
     if as_json:
         _print_json([asdict(key) for key in keys])
@@ -89,13 +89,13 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Close a key for ever. A running server heeds it within seconds."""
-    with _opened(config, data_dir) as (_, store):
+    with opened(config, data_dir) as (_, store):
         key = store.keys.revoke(key_id)
     console.print(escape(f"{key.id} ({key.name}) is revoked."))
 
 
 @contextmanager
-def _opened(config: Path | None, data_dir: Path | None) -> Generator[tuple[Settings, Store], None, None]:
+def opened(config: Path | None, data_dir: Path | None) -> Generator[tuple[Settings, Store], None, None]:
     settings = load_settings(config or default_config(), {"data_dir": data_dir})
     store = open_store(settings.data_dir, settings.secret_database_url)
     try:

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from caesura.errors import SettingsInvalid
+from caesura.schema.adapters import AdapterOptions
 from caesura.schema.webhooks import ENDS, EventType
 
 ENV_PREFIX = "CAESURA_"
@@ -56,6 +57,10 @@ class BaseModelSettings(BaseModel):
         default=None, ge=16, description="Tokens a row may have; default: what the model's config says."
     )
 
+    adapter: AdapterOptions = Field(
+        default=AdapterOptions(), description="What jobs that do not say it themselves have of the adapter."
+    )
+
     @field_validator("path")
     @classmethod
     def _expand(cls, path: str) -> str:
@@ -63,7 +68,8 @@ class BaseModelSettings(BaseModel):
 
     def reference(self, name: str) -> str:
         """How an adapter's file names its base: the hub's id; for a folder of this machine its `name` here."""
-        return name if Path(self.path).exists() else self.path
+        is_folder = Path(self.path).is_absolute() or Path(self.path).exists()
+        return name if is_folder else self.path
 
 
 class WebhookSettings(BaseModel):

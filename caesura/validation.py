@@ -1,8 +1,7 @@
 """Whether a job's files are fit to train on: small ones are read here, large ones by a process of their own.
 
 Half a million lines keep Python's lock for seconds, in which no request would be answered. So a large file is read by
-`python -m caesura.validation`. Its first line of standard input says what is asked; the rest of that pipe is held open
-as long as whoever asks lives, and the process ends at its end.
+`python -m caesura.validation`, a program as `programs` has it.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from caesura.errors import CaesuraError
 from caesura.executors import describe_exit
 from caesura.graders.variables import needed_by
 from caesura.jobs import Job, JobError
+from caesura.programs import read_request
 from caesura.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 IN_PLACE_BYTES = 2 * 2**20
 #: Of so many small files it is remembered what was said.
 MAX_REPORTS = 64
-_ORPHANED = 3
 
 
 class ValidationStopped(Exception):
@@ -188,19 +187,12 @@ def _asked(job: Job) -> tuple[str, tuple[Needed, ...]]:
 
 
 def main() -> None:
-    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_the_asker, daemon=True).start()
+    request = read_request()
     needed = [Needed(tuple(steps), text) for steps, text in request["needed"]]
     with open(request["descriptor"], "rb") as file:
         report = validate(file, request["method"], needed)
     sys.stdout.write(json.dumps(asdict(report)))
     sys.stdout.flush()
-
-
-def _end_with_the_asker() -> None:
-    # Past Python's own buffer, which could not be closed while this waits.
-    if not os.read(sys.stdin.fileno(), 1):
-        os._exit(_ORPHANED)
 
 
 if __name__ == "__main__":

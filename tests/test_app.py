@@ -59,6 +59,7 @@ ENDPOINTS = {
     "DELETE /v1/dashboard/webhook_endpoints/{endpoint_id}",
     "GET /v1/models",
     "GET /v1/models/{name}",
+    "GET /v1/models/{name}/export",
     "DELETE /v1/models/{name}",
 }
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "caesura"
 
 #: From left to right; a module imports from layers to its left and from its own.
 LAYERS = (
-    {"errors", "faults", "ids", "logging"},
+    {"errors", "faults", "ids", "logging", "programs", "tars"},
     {"access", "schema", "settings"},
     {"jobs", "tenancy"},
     {"storage", "store"},
@@ -22,7 +22,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"check", "worker"},
-    {"deliverer", "executors", "scheduler", "validation"},
+    {"deliverer", "examination", "executors", "exporting", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "keys", "protocol"},
 )

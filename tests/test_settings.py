@@ -46,7 +46,19 @@ VALUES: dict[str, Any] = {
     "webhook_pause_events": True,
     "allowed_webhook_hosts": ["127.0.0.1:9000"],
     "allowed_tool_hosts": ["tools.example.com", "127.0.0.1:7072"],
-    "models": {"qwen": {"path": "Qwen/Qwen3-0.6B", "context_window": 512}},
+    "models": {
+        "qwen": {
+            "path": "Qwen/Qwen3-0.6B",
+            "context_window": 512,
+            "adapter": {
+                "type": "lora",
+                "rank": 8,
+                "alpha": 4.0,
+                "dropout": 0.1,
+                "target_modules": ["q_proj", "v_proj"],
+            },
+        }
+    },
     "aliases": {"mine": EMBEDDED_BASE},
 }
 
@@ -124,6 +136,8 @@ def test_a_server_binds_this_machine_alone_unless_told_otherwise() -> None:
         ({"device": "tpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
         ({"models": {"qwen": {}}}, "models.qwen.path: Field required"),
         ({"models": {"qwen": {"path": "x", "size": 1}}}, "models.qwen.size: Extra inputs"),
+        ({"models": {"qwen": {"path": "x", "adapter": {"rank": 0}}}}, "models.qwen.adapter.rank: Input should be"),
+        ({"models": {"qwen": {"path": "x", "adapter": {"r": 8}}}}, "models.qwen.adapter.r: Extra inputs"),
         ({"aliases": {"a": 1}}, "aliases.a: "),
         ({"sampling": "engine"}, "there is no engine_url"),
     ],

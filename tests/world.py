@@ -63,11 +63,13 @@ class World:
         start: Model | None = None,
         body: dict[str, Any] | None = None,
         extras: dict[str, Any] | None = None,
+        adapter: dict[str, Any] | None = None,
         **hyperparameters: object,
     ) -> Job:
         """A queued job; one that goes on from the tuned model `start`, if there is one.
 
-        `body`: what its method has beside hyperparameters; `extras`: what it asks for beyond OpenAI's API.
+        `body`: what its method has beside hyperparameters; `adapter`: what it asks for of its adapter; `extras`: of all
+        else beyond OpenAI's API.
         """
         job = Job(
             id=new_id("ftjob-"),
@@ -83,7 +85,7 @@ class World:
             start_model=None if start is None else start.name,
             start_adapter=None if start is None else start.adapter,
             seed=seed,
-            extras=extras or {},
+            extras={**(extras or {}), **({} if adapter is None else {"adapter": adapter})},
         )
         self.store.jobs.create(job)
         self.store.jobs.mark_valid(job.id)

@@ -11,7 +11,7 @@ from benchmarks.programs import arguments, finish
 from caesura.models.loading import load_base
 from caesura.models.lora import add_lora, in_out_features
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings
-from caesura.training.plan import LORA_RANK
+from caesura.training.adapters import LORA_RANK
 
 #: Tokens, inputs, outputs: a large square, a layer of the embedded base, and one between them.
 SHAPES = ((2048, 2048, 2048), (1024, 256, 704), (1024, 1024, 1024))

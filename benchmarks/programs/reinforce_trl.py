@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
-from caesura.training.plan import LORA_ALPHA, LORA_RANK
+from caesura.training.adapters import LORA_ALPHA, LORA_RANK
 
 
 class Watching(TrainerCallback):

@@ -36,7 +36,8 @@ def extras_of(body: CreateJob) -> dict[str, Any]:
                 param="validation_file",
                 code="missing_required_parameter",
             )
-    return {name: given[name] for name in (*_OWN, *_FOREIGN) if name in given}
+    extras = {name: given[name] for name in (*_OWN, *_FOREIGN) if name in given}
+    return extras if body.adapter is None else {**extras, "adapter": body.adapter.given()}
 
 
 def _refuse(given: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from caesura import faults
+from caesura.api.adapters import check_adapter, told_adapter
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.extras import extras_of
@@ -42,6 +43,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     if body.method is not None and body.method.type == "reinforcement":
         _check_reinforcement(body, body.method, server, tools_of(request))
     base, start = _find_model(server, body.model)
+    check_adapter(server, base, body.adapter)
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
@@ -249,7 +251,7 @@ def to_wire(job: Job, server: Server) -> FineTuningJob:
         integrations=job.integrations,
         metadata=job.metadata,
         user_provided_suffix=job.suffix,
-        **job.extras,
+        **{**job.extras, **told_adapter(job)},
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from caesura.api.route import Route
 from caesura.api.state import CallerDependency, Server, ServerDependency
 from caesura.errors import Forbidden, NotFound
+from caesura.exporting import Export, Format, refuse_base
 from caesura.jobs import Model
 from caesura.schema.files import Deleted
 from caesura.schema.models import ModelList, ModelObject
@@ -15,10 +18,38 @@ from caesura.tenancy import Role
 router = APIRouter(prefix="/v1/models", route_class=Route)
 
 
+class TarResponse(StreamingResponse):
+    """An export; it is closed when the answer ends, however it does."""
+
+    media_type = "application/x-tar"
+
+    def __init__(self, export: Export) -> None:
+        headers = {
+            "content-disposition": f'attachment; filename="{export.folder}.tar"',
+            "content-length": str(export.num_bytes),
+        }
+        super().__init__(export.pieces, headers=headers)
+        self._export = export
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._export.close()
+
+
 @router.get("")
 def list_models(server: ServerDependency) -> ModelList:
     bases = [_base_to_wire(name, server) for name in server.settings.bases()]
     return ModelList(data=bases + [_tuned_to_wire(model, server) for model in server.store.models.list()])
+
+
+@router.get("/{name:path}/export")
+def export(name: str, server: ServerDependency, format: Format = "peft") -> TarResponse:
+    """A tuned model or checkpoint of the project's own, as a tar of a folder."""
+    refuse_base(server.settings, name)
+    model = server.store.models.get(name)
+    return TarResponse(server.exporter.open(model, format, server.settings, server.storage))
 
 
 @router.get("/{name:path}")

@@ -9,6 +9,8 @@ from fastapi import Depends, Query
 from pydantic import BeforeValidator
 from starlette.requests import Request
 
+from caesura.examination import Examiner
+from caesura.exporting import Exporter
 from caesura.graders.build import Tools
 from caesura.graders.judges import Judge, find_judge
 from caesura.graders.sandbox import Level
@@ -36,6 +38,8 @@ class Server:
     worker_key: str = field(repr=False)
     #: Unix seconds.
     started_at: int
+    examiner: Examiner = field(default_factory=Examiner)
+    exporter: Exporter = field(default_factory=Exporter)
 
     #: Whose request is served; None: nobody's, and all projects are seen.
     caller: Caller | None = None

@@ -8,17 +8,21 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from caesura import faults
 from caesura.data.render import Tokenizer
 from caesura.errors import InvalidRequest
 from caesura.faults import Point
+from caesura.models.lora import find_linears
+from caesura.models.qlora import check_qlora
 from caesura.settings import BaseModelSettings
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,9 @@ logger = logging.getLogger(__name__)
 # Its progress bars and advice are for notebooks; a server's log has one line a record.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+#: What a model's folder holds that is of use here; Mistral's have their weights in a second form.
+FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", "LICENSE*", "NOTICE*"]
 
 
 class ChatTokenizer(Tokenizer, Protocol):
@@ -77,11 +84,34 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
     Only safetensors weights are read (a pickle could run code), and no code from the hub.
     Raises InvalidRequest, naming the base, when it cannot be loaded.
     """
+    base = _load(name, settings, dtype)
+    base.model.to(device)
+    return base
+
+
+def load_quantized_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device: torch.device) -> Base:
+    """As `load_base`, but linear layers hold their weights in 4 bits (NF4, their scales quantized too) and compute in
+    `dtype`. Raises InvalidRequest where that cannot be done here, too."""
+    check_qlora(device.type == "cuda")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    # It is quantized as it is put there, tensor by tensor, so that it never is on the device as a whole.
+    return _load(name, settings, dtype, quantization_config=quantization, device_map={"": device})
+
+
+def _load(name: str, settings: BaseModelSettings, dtype: torch.dtype, **options: Any) -> Base:
     with _told_as_invalid(name):
-        model = cast(nn.Module, AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True))
+        model = cast(
+            nn.Module,
+            AutoModelForCausalLM.from_pretrained(settings.path, dtype=dtype, use_safetensors=True, **options),
+        )
         tokenizer = _open_tokenizer(settings)
     model.requires_grad_(requires_grad=False)
-    model.eval().to(device)
+    model.eval()
     return Base(
         name=name,
         model=model,
@@ -94,17 +124,37 @@ def load_base(name: str, settings: BaseModelSettings, dtype: torch.dtype, device
 
 def measure_base(name: str, settings: BaseModelSettings) -> tuple[int, int]:
     """Parameters and context window of the base model `name`, without loading its weights. Raises as `load_base`."""
+    model = build_without_weights(name, settings)
+    return _count_parameters(model), _context_window(settings, model.config)
+
+
+def list_layers(name: str, settings: BaseModelSettings) -> list[str]:
+    """The names of the layers of the base model `name` that adapters may be put on. Raises as `load_base`."""
+    return list(find_linears(build_without_weights(name, settings)))
+
+
+def build_without_weights(name: str, settings: BaseModelSettings) -> nn.Module:
+    """The base model `name`, on the meta device. Raises as `load_base`."""
     with _told_as_invalid(name):
         config = AutoConfig.from_pretrained(settings.path)
         with torch.device("meta"):
-            model = cast(nn.Module, AutoModelForCausalLM.from_config(config))
-    return _count_parameters(model), _context_window(settings, config)
+            return cast(nn.Module, AutoModelForCausalLM.from_config(config))
 
 
 def load_tokenizer(name: str, settings: BaseModelSettings) -> tuple[ChatTokenizer, int]:
     """Tokenizer and context window of the base model `name`, without its weights. Raises as `load_base`."""
     with _told_as_invalid(name):
         return _open_tokenizer(settings), _context_window(settings, AutoConfig.from_pretrained(settings.path))
+
+
+def find_folder(name: str, settings: BaseModelSettings) -> Path:
+    """The folder with the files of the base model `name`: of a hub id that in the hub's cache, fetched if it is not
+    there. Raises as `load_base`."""
+    folder = Path(settings.path)
+    if folder.is_dir():
+        return folder
+    with _told_as_invalid(name):
+        return Path(snapshot_download(settings.path, allow_patterns=FILES, ignore_patterns="consolidated*"))
 
 
 def _open_tokenizer(settings: BaseModelSettings) -> ChatTokenizer:

@@ -37,25 +37,61 @@ class Adapter:
     rank: int
     alpha: float
     weights: dict[str, Tensor]
+    #: Of the training that made it; nothing is dropped where it is used.
+    dropout: float = 0.0
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the layers that it is for."""
+        return list(dict.fromkeys(name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in self.weights))
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+
+class Dropout:
+    """Sets each number to 0 with the probability `share` and scales up the others (Srivastava et al. 2014). Its draws
+    come from `generator` alone, one after another."""
+
+    def __init__(self, share: float, generator: torch.Generator) -> None:
+        self._share = share
+        self._generator = generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        kept = torch.empty_like(x).bernoulli_(1 - self._share, generator=self._generator)
+        return x * kept.div_(1 - self._share)
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and, while one is set, an adapter beside it."""
+    """A frozen linear layer and, while they are set, an adapter of before, which is frozen too, and one that learns."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+        #: A, B and the scaling.
+        self.frozen: tuple[Tensor, Tensor, float] | None = None
         self.lora_A: nn.Parameter | None = None
         self.lora_B: nn.Parameter | None = None
         self.scaling = 0.0
+        #: Of what goes into the one that learns.
+        self.dropout: Dropout | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
+        if self.frozen is not None:
+            y = _add_low_rank(y, x, *self.frozen)
         if self.lora_A is None or self.lora_B is None:
             return y
-        low_rank = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)
-        up = self.lora_B.to(x.dtype).t()
-        return torch.addmm(y.flatten(0, -2), low_rank, up, alpha=self.scaling).view(y.shape)
+        if self.dropout is not None:
+            x = self.dropout(x)
+        return _add_low_rank(y, x, self.lora_A, self.lora_B, self.scaling)
+
+
+def _add_low_rank(y: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+    low_rank = F.linear(x, lora_A.to(x.dtype)).flatten(0, -2)
+    up = lora_B.to(x.dtype).t()
+    return torch.addmm(y.flatten(0, -2), low_rank, up, alpha=scaling).view(y.shape)
 
 
 Layers = dict[str, LoraLinear]
@@ -75,28 +111,40 @@ def wrap_linears(model: nn.Module, wrap: Callable[[str, nn.Module], Wrapper]) ->
 
     Raises InvalidRequest where there is no such layer.
     """
-    get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
-    head = get_head()
     layers: dict[str, Wrapper] = {}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
-            parent, _, child = name.rpartition(".")
-            layers[name] = wrap(name, module)
-            setattr(model.get_submodule(parent), child, layers[name])
-    if not layers:
-        raise InvalidRequest("This model has no linear layers to adapt.", param="model", code="unsupported_model")
+    for name, module in find_linears(model).items():
+        parent, _, child = name.rpartition(".")
+        layers[name] = wrap(name, module)
+        setattr(model.get_submodule(parent), child, layers[name])
     return layers
 
 
+def find_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear layer but the output head, by its name. Raises InvalidRequest where there is none."""
+    get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = get_head()
+    found: dict[str, nn.Module] = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    }
+    if not found:
+        raise InvalidRequest("This model has no linear layers to adapt.", param="model", code="unsupported_model")
+    return found
+
+
 def in_out_features(linear: nn.Module) -> tuple[int, int]:
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    return (rows, columns) if isinstance(linear, Conv1D) else (columns, rows)
+    """Not of the weight's shape where that may be packed, as quantized ones are."""
+    if isinstance(linear, Conv1D):
+        rows, columns = linear.weight.shape
+        return rows, columns
+    assert isinstance(linear, nn.Linear)
+    return linear.in_features, linear.out_features
 
 
 def fresh_adapter(layers: Layers, rank: int, alpha: float, seed: int) -> Adapter:
-    """The adapter that a training begins with, a function of `seed`: A uniform in ±1/√in (as PEFT's), B zero."""
+    """The adapter for `layers` that a training begins with, a function of `seed`: A uniform in ±1/√in (as PEFT's), B
+    zero."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
@@ -108,61 +156,112 @@ def fresh_adapter(layers: Layers, rank: int, alpha: float, seed: int) -> Adapter
 
 
 def set_adapter(layers: Layers, adapter: Adapter | None) -> None:
-    """Use `adapter` (its weights are copied to the layers' device); None: the base model alone.
+    """Use `adapter` (its weights are copied to the layers' device) where it has weights; None: nowhere.
 
-    Raises BlobDamaged when a layer's weights are missing or of the wrong shape; the layers are then unchanged.
+    Raises BlobDamaged when its weights do not fit the layers; these are then unchanged.
     """
     if adapter is not None:
-        check_fit(adapter, {name: in_out_features(layer.base) for name, layer in layers.items()})
+        check_fit(adapter, _shapes(layers))
     for name, layer in layers.items():
-        if adapter is None:
+        if adapter is None or name_A(name) not in adapter.weights:
             layer.lora_A = layer.lora_B = None
             continue
         device = next(layer.base.parameters()).device
         layer.lora_A = _parameter(adapter.weights[name_A(name)], device)
         layer.lora_B = _parameter(adapter.weights[name_B(name)], device)
-        layer.scaling = adapter.alpha / adapter.rank
+        layer.scaling = adapter.scaling
+
+
+def set_frozen(layers: Layers, adapter: Adapter | None) -> None:
+    """Compute with `adapter` too, whatever else is set, and do not train it; None: with none. Raises as
+    `set_adapter`."""
+    if adapter is not None:
+        check_fit(adapter, _shapes(layers))
+    for name, layer in layers.items():
+        layer.frozen = None
+        if adapter is not None and name_A(name) in adapter.weights:
+            device = next(layer.base.parameters()).device
+            lora_A, lora_B = (adapter.weights[side(name)].to(device, torch.float32) for side in (name_A, name_B))
+            layer.frozen = lora_A, lora_B, adapter.scaling
+
+
+def _shapes(layers: Layers) -> dict[str, tuple[int, int]]:
+    return {name: in_out_features(layer.base) for name, layer in layers.items()}
 
 
 @contextmanager
 def using_adapter(layers: Layers, adapter: Adapter | None) -> Generator[None, None, None]:
-    """Use another adapter inside the context, None for the base model alone; then the present one again, untouched.
+    """Use another adapter inside the context, without dropout; None: none but a frozen one. Then the present one again,
+    untouched.
 
     Raises as `set_adapter`.
     """
-    present = {name: (layer.lora_A, layer.lora_B, layer.scaling) for name, layer in layers.items()}
+    present = {name: (layer.lora_A, layer.lora_B, layer.scaling, layer.dropout) for name, layer in layers.items()}
     set_adapter(layers, adapter)
     try:
+        for layer in layers.values():
+            layer.dropout = None
         yield
     finally:
         for name, layer in layers.items():
-            layer.lora_A, layer.lora_B, layer.scaling = present[name]
+            layer.lora_A, layer.lora_B, layer.scaling, layer.dropout = present[name]
 
 
-def get_adapter(layers: Layers, rank: int, alpha: float) -> Adapter:
-    """The adapter in use. Its tensors share the layers' memory: clone what must outlive the next step."""
+@contextmanager
+def dropping(layers: Layers, share: float, seed: int) -> Generator[None, None, None]:
+    """Drop a `share` of what goes into the adapter inside the context; what is dropped is a function of `seed` and of
+    the passes made."""
+    if share:
+        device = next(next(iter(layers.values())).base.parameters()).device
+        dropout = Dropout(share, torch.Generator(device).manual_seed(seed))
+        for layer in layers.values():
+            layer.dropout = dropout
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.dropout = None
+
+
+def get_adapter(layers: Layers, rank: int, alpha: float, dropout: float = 0.0) -> Adapter:
+    """The adapter in use, without a frozen one. Its tensors share the layers' memory: clone what must outlive the next
+    step."""
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        assert layer.lora_A is not None
-        assert layer.lora_B is not None
-        weights[name_A(name)] = layer.lora_A.detach()
-        weights[name_B(name)] = layer.lora_B.detach()
-    return Adapter(rank, alpha, weights)
+        if layer.lora_A is not None and layer.lora_B is not None:
+            weights[name_A(name)] = layer.lora_A.detach()
+            weights[name_B(name)] = layer.lora_B.detach()
+    return Adapter(rank, alpha, weights, dropout)
+
+
+def join(first: Adapter, second: Adapter) -> Adapter:
+    """One adapter that computes the sum of both: A = [A₁; A₂], B = [s₁·B₁, s₂·B₂], its own scaling 1. Where one of
+    them has no weights, they are zeros."""
+    parts = (first, second)
+    weights: dict[str, Tensor] = {}
+    for module in dict.fromkeys(first.modules + second.modules):
+        own = next(part for part in parts if name_A(module) in part.weights)
+        num_in, num_out = own.weights[name_A(module)].shape[1], own.weights[name_B(module)].shape[0]
+        downs = [part.weights.get(name_A(module), torch.zeros(part.rank, num_in)).cpu() for part in parts]
+        ups = [part.weights.get(name_B(module), torch.zeros(num_out, part.rank)).cpu() for part in parts]
+        weights[name_A(module)] = torch.cat(downs)
+        weights[name_B(module)] = torch.cat([up * part.scaling for up, part in zip(ups, parts, strict=True)], dim=1)
+    rank = first.rank + second.rank
+    return Adapter(rank, float(rank), weights, second.dropout)
 
 
 def to_files(adapter: Adapter, base_name: str) -> dict[str, bytes]:
     """The adapter as PEFT's two files. `base_name` is what PEFT shows as the base."""
-    modules = {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in adapter.weights}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": adapter.dropout,
         "bias": "none",
         "inference_mode": True,
-        "target_modules": sorted(modules),
+        "target_modules": sorted(adapter.modules),
     }
     weights = {name: tensor.cpu().contiguous() for name, tensor in adapter.weights.items()}
     return {
@@ -174,7 +273,8 @@ def to_files(adapter: Adapter, base_name: str) -> dict[str, bytes]:
 def from_files(files: dict[str, bytes]) -> Adapter:
     """The adapter in PEFT's two files."""
     config: dict[str, Any] = json.loads(files[ADAPTER_CONFIG])
-    return Adapter(int(config["r"]), float(config["lora_alpha"]), safetensors.torch.load(files[ADAPTER_WEIGHTS]))
+    weights = safetensors.torch.load(files[ADAPTER_WEIGHTS])
+    return Adapter(int(config["r"]), float(config["lora_alpha"]), weights, float(config["lora_dropout"]))
 
 
 def name_A(module: str) -> str:
@@ -190,10 +290,14 @@ def _parameter(tensor: Tensor, device: torch.device) -> nn.Parameter:
 
 
 def check_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raises BlobDamaged when the weights of a layer are missing or of the wrong shape. `shapes`: (in, out) by name."""
-    for name, (num_in, num_out) in shapes.items():
+    """Raises BlobDamaged when a layer's weights are there by half or of the wrong shape, or there is no such layer.
+    `shapes`: (in, out) by name."""
+    for name in adapter.modules:
         lora_A, lora_B = adapter.weights.get(name_A(name)), adapter.weights.get(name_B(name))
+        if name not in shapes:
+            raise BlobDamaged(f"The adapter has weights for the layer '{name}', and the base has no such layer.")
         if lora_A is None or lora_B is None:
-            raise BlobDamaged(f"The adapter has no weights for the layer '{name}'.")
+            raise BlobDamaged(f"The adapter has not all weights for the layer '{name}'.")
+        num_in, num_out = shapes[name]
         if lora_A.shape != (adapter.rank, num_in) or lora_B.shape != (num_out, adapter.rank):
             raise BlobDamaged(f"The adapter's weights for the layer '{name}' have the wrong shape.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from caesura.schema.adapters import AdapterOptions
 from caesura.schema.chat import ResponseFormat
 from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Fitted, Metadata, NotOffered, Request, Text
 from caesura.schema.graders import AnyGrader
@@ -133,6 +134,7 @@ class CreateJob(Request):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
     integrations: NotOffered | None = None
+    adapter: AdapterOptions | None = None
     #: Azure's name of the suffix.
     user_provided_suffix: Suffix | None = None
     # Beyond OpenAI's API, told again: what a method has of it is checked in caesura/api/extras.py.

@@ -13,11 +13,13 @@ import torch
 import transformers
 
 from caesura import __version__
-from caesura.data.order import num_batches, num_steps
+from caesura.data.order import derive_seed, num_batches, num_steps
 from caesura.jobs import Job
-from caesura.models.loading import choose_device, measure_base
+from caesura.models.loading import choose_device, list_layers, measure_base
 from caesura.models.lora import Adapter
+from caesura.schema.adapters import ALL_LINEAR
 from caesura.settings import BaseModelSettings, Settings
+from caesura.training.adapters import resolve_adapter
 from caesura.training.hyperparameters import (
     RATE_SHARES,
     base_learning_rate,
@@ -26,8 +28,6 @@ from caesura.training.hyperparameters import (
     resolve_reinforcement,
 )
 
-LORA_RANK = 16
-LORA_ALPHA = 32.0
 #: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 #: Answers that are sampled together, in whole groups. More of them cost little on a GPU; a pause drops what is begun.
@@ -43,6 +43,7 @@ class Plan:
     learning_rate: float
     #: Tokens of a row; longer ones are cut.
     context_window: int
+    #: Of the adapter that is trained; more of it stands further below.
     lora_rank: int
     lora_alpha: float
     micro_batch_tokens: int
@@ -70,6 +71,15 @@ class Plan:
     kl_coefficient: float | None = None
     updates_per_batch: int | None = None
     sampled_together: int | None = None
+    #: Plans that were stored by older versions have none of these.
+    adapter_type: str = "lora"
+    lora_dropout: float = 0.0
+    #: `all-linear`, or ends of the layers' names.
+    target_modules: str | list[str] = ALL_LINEAR
+    #: Of the tuned model's adapter, where that is kept beside the one that is trained; 0: none is.
+    frozen_rank: int = 0
+    #: What a step drops is a function of this and the step.
+    dropout_seed: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,12 +107,16 @@ class Plan:
 def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int, start: Adapter | None) -> Plan:
     """Resolve the hyperparameters and choose the arithmetic from what this machine is.
 
-    `start`: the adapter that the training goes on from; its rank stays.
+    `start`: the adapter of the tuned model that the training goes on from. Raises InvalidRequest as `resolve_adapter`,
+    and where the base cannot be measured.
     """
     kind: str = job.method["type"]
     asked: dict[str, Any] = job.method[kind].get("hyperparameters", {})
     resolved = resolve(asked, num_rows, kind)
     num_parameters, context_window = measure_base(job.base, base)
+    adapter = resolve_adapter(
+        job.extras.get("adapter", {}), base.adapter.given(), start, lambda: list_layers(job.base, base)
+    )
     device = choose_device(settings.device)
     return Plan(
         num_rows=num_rows,
@@ -111,14 +125,14 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
         learning_rate_multiplier=resolved.learning_rate_multiplier,
         learning_rate=base_learning_rate(num_parameters) * RATE_SHARES[kind] * resolved.learning_rate_multiplier,
         context_window=context_window,
-        lora_rank=LORA_RANK if start is None else start.rank,
-        lora_alpha=LORA_ALPHA if start is None else start.alpha,
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type],
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         device=device.type,
         dtype=choose_dtype(settings.dtype, device),
         environment=environment(device.type),
         checkpoint_every=job.extras.get("checkpoint_every"),
+        dropout_seed=derive_seed("dropout", job.seed),
+        **asdict(adapter),
         **_resolve_own(kind, asked, num_steps(num_rows, resolved.batch_size, resolved.n_epochs), device),
     )
 

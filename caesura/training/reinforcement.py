@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from caesura.data.prompt_tokens import PromptTokens
-from caesura.models.lora import Adapter, Layers, get_adapter, using_adapter
+from caesura.models.lora import Adapter, Layers, get_adapter, join, using_adapter
 from caesura.training.alerts import Alerts, FailureWatch
 from caesura.training.collector import Collector, Timing, Wanted
 from caesura.training.group_batch import Answers, own_logprobs, split_answers
@@ -59,7 +59,8 @@ class _Batch:
 
 
 class Reinforcement:
-    """A method. `start`: the adapter that the training started from; None: the base, which is the reference then."""
+    """A method. `start`: the adapter that the training started from; None: the base, which is the reference then. One
+    that the plan keeps frozen is in the layers."""
 
     may_be_interrupted = True
 
@@ -77,7 +78,9 @@ class Reinforcement:
         self._plan = plan
         self._seed = seed
         self._layers = layers
-        self._start = start
+        self._frozen = start if plan.frozen_rank else None
+        #: What the reference is beside the layers as they are without an adapter.
+        self._reference = None if plan.frozen_rank else start
         self._collector = collector
         self._sharing = sharing
         self._device = torch.device(plan.device)
@@ -193,7 +196,8 @@ class Reinforcement:
         return True
 
     def _adapter(self) -> Adapter:
-        return get_adapter(self._layers, self._plan.lora_rank, self._plan.lora_alpha)
+        trained = get_adapter(self._layers, self._plan.lora_rank, self._plan.lora_alpha)
+        return trained if self._frozen is None else join(self._frozen, trained)
 
     def _collect(self, step: int) -> _Batch:
         assert self._plan.samples_per_prompt is not None
@@ -215,7 +219,7 @@ class Reinforcement:
         loss = 0.0
         for number, answers in enumerate(batch.passes):
             if is_first and self._plan.kl_coefficient:
-                with torch.no_grad(), using_adapter(self._layers, self._start):
+                with torch.no_grad(), using_adapter(self._layers, self._reference):
                     batch.reference_logprobs.append(self._logprobs(model, answers))
             logprobs_K = self._logprobs(model, answers)
             if is_first:

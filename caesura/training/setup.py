@@ -27,7 +27,7 @@ from caesura.inference.tools import find_format
 from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
-from caesura.models.loading import Base, LoadBase, load_base, tool_template
+from caesura.models.loading import Base, LoadBase, load_base, load_quantized_base, tool_template
 from caesura.models.lora import Adapter, Layers, add_lora
 from caesura.models.segments import can_share
 from caesura.settings import BaseModelSettings
@@ -144,9 +144,12 @@ def _set_up_supervised(files: _Files) -> Setup:
 def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
     base, plan = files.base, files.plan
     rows, findings = files.render(render_pair)
-    base_digest = digest_weights(base.model.named_parameters())
+    # A start that is kept frozen is in the layers: the reference is what they compute without an adapter.
+    frozen, reference_adapter = (start, None) if plan.frozen_rank else (None, start)
+    frozen_weights = [] if frozen is None else sorted(frozen.weights.items())
+    base_digest = digest_weights([*base.model.named_parameters(), *frozen_weights])
     layers = add_lora(base.model)
-    reference = Reference(layers, start, [*rows.training, *rows.validation], base_digest)
+    reference = Reference(layers, reference_adapter, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
     return Setup(base, layers, method, findings)
 
@@ -210,6 +213,8 @@ def _build_policy(
 
 def _load(job: Job, settings: BaseModelSettings, plan: Plan, load: LoadBase | None) -> Base:
     settings = settings.model_copy(update={"context_window": plan.context_window})
+    if plan.adapter_type == "qlora":
+        load = load_quantized_base
     base = (load or load_base)(job.base, settings, getattr(torch, plan.dtype), torch.device(plan.device))
     prepare_tokenizer(base.tokenizer, datetime.fromtimestamp(job.created_at, UTC))
     return base

@@ -15,6 +15,7 @@ from caesura.models.lora import Adapter
 OPTIMIZER_FILE = "optimizer.safetensors"
 COUNTERS_FILE = "counters.json"
 KEPT_FILE = "kept.safetensors"
+TRAINED_PREFIX = "trained_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,12 @@ class State:
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: How long the training took and the like, as whoever drives it wants it back: no step depends on it.
     measured: dict[str, float] = field(default_factory=dict[str, float])
+    #: The adapter of before that is kept beside `adapter`, which alone is trained.
+    frozen: Adapter | None = None
 
     def adapter_files(self, base_name: str) -> dict[str, bytes]:
-        return lora.to_files(self.adapter, base_name)
+        """What is delivered: one adapter, whatever it is made of."""
+        return lora.to_files(self.adapter if self.frozen is None else lora.join(self.frozen, self.adapter), base_name)
 
     def optimizer_files(self) -> dict[str, bytes]:
         counters = {"step": self.step, "num_not_finite": self.num_not_finite, "measured": self.measured}
@@ -41,18 +45,31 @@ class State:
             OPTIMIZER_FILE: safetensors.torch.save(self.optimizer),
             COUNTERS_FILE: json.dumps(counters).encode(),
         }
-        return files | ({KEPT_FILE: safetensors.torch.save(self.kept)} if self.kept else {})
+        if self.kept:
+            files[KEPT_FILE] = safetensors.torch.save(self.kept)
+        if self.frozen is not None:  # out of the joined one it could be had only up to rounding
+            files |= {TRAINED_PREFIX + name: data for name, data in lora.to_files(self.adapter, "").items()}
+        return files
 
 
-def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes]) -> State:
+def from_files(
+    adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes], start: Adapter | None = None
+) -> State:
+    """`start`: the adapter that the training goes on from; it is the frozen one if the state has one."""
     counters = json.loads(optimizer_files[COUNTERS_FILE])
+    trained = {
+        name.removeprefix(TRAINED_PREFIX): data
+        for name, data in optimizer_files.items()
+        if name.startswith(TRAINED_PREFIX)
+    }
     return State(
         step=counters["step"],
-        adapter=lora.from_files(adapter_files),
+        adapter=lora.from_files(trained or adapter_files),
         optimizer=safetensors.torch.load(optimizer_files[OPTIMIZER_FILE]),
         num_not_finite=counters["num_not_finite"],
         kept=safetensors.torch.load(optimizer_files[KEPT_FILE]) if KEPT_FILE in optimizer_files else {},
         measured=counters.get("measured", {}),
+        frozen=start if trained else None,
     )
 
 

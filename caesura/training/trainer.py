@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from caesura import faults
+from caesura.data.order import derive_seed
 from caesura.faults import Point
 from caesura.jobs import JobError
 from caesura.models.loading import Base
-from caesura.models.lora import Adapter, Layers, fresh_adapter, get_adapter, set_adapter
+from caesura.models.lora import Adapter, Layers, dropping, fresh_adapter, get_adapter, set_adapter, set_frozen
+from caesura.models.targets import match_targets
 from caesura.training.hyperparameters import learning_rate_at
 from caesura.training.method import Details, Method, Metrics, StepInterrupted
 from caesura.training.plan import Plan
@@ -112,7 +114,7 @@ class Trainer:
         if self._before is not None:
             return replace(self._before, kept=copy_to_cpu(self._method.capture()))
         plan = self._plan
-        adapter = get_adapter(self._layers, plan.lora_rank, plan.lora_alpha)
+        adapter = get_adapter(self._layers, plan.lora_rank, plan.lora_alpha, plan.lora_dropout)
         moments = {
             f"{name}.{moment}": self._optimizer.state[parameter][moment]
             for name, parameter in self._parameters.items()
@@ -121,10 +123,11 @@ class Trainer:
         }
         return State(
             step=self.num_steps_done,
-            adapter=type(adapter)(adapter.rank, adapter.alpha, copy_to_cpu(adapter.weights)),
+            adapter=replace(adapter, weights=copy_to_cpu(adapter.weights)),
             optimizer=copy_to_cpu(moments),
             num_not_finite=self._num_not_finite,
             kept=copy_to_cpu(self._method.capture()),
+            frozen=self._frozen,
         )
 
     def _step(self, step: int) -> StepResult:
@@ -132,8 +135,9 @@ class Trainer:
         applied = True
         began_s = time.perf_counter()
         faults.point(Point.STEP_BEGUN)
-        for _ in range(self._method.num_updates):
-            measured = self._method.backward(self._model, step)
+        for update in range(self._method.num_updates):
+            with dropping(self._layers, self._plan.lora_dropout, derive_seed(self._plan.dropout_seed, step, update)):
+                measured = self._method.backward(self._model, step)
             faults.point(Point.GRADIENTS_MADE)
             applied = self._apply(measured["loss"], step)
             if not applied:
@@ -176,6 +180,8 @@ class Trainer:
 
     def _load(self, state: State) -> None:
         """Take up the weights of `state`, and the optimizer's memory of them."""
+        self._frozen = state.frozen
+        set_frozen(self._layers, state.frozen)
         set_adapter(self._layers, state.adapter)
         self._parameters = _parameters(self._layers)
         self._optimizer = torch.optim.AdamW(
@@ -203,8 +209,12 @@ class Trainer:
 
 
 def fresh_state(layers: Layers, plan: Plan, seed: int, start: Adapter | None = None) -> State:
-    """The training state that a new job starts from: the adapter `start`, or an empty one, a function of the seed."""
-    return State(0, start or fresh_adapter(layers, plan.lora_rank, plan.lora_alpha, seed), {})
+    """The training state that a new job starts from: the adapter `start`, or an empty one, a function of the seed,
+    beside a `start` that the plan keeps as it is."""
+    if start is not None and not plan.frozen_rank:
+        return State(0, start, {})
+    chosen = {name: layers[name] for name in match_targets(layers, plan.target_modules)}
+    return State(0, fresh_adapter(chosen, plan.lora_rank, plan.lora_alpha, seed), {}, frozen=start)
 
 
 def _prefixed(prefix: str, measured: Metrics | None) -> dict[str, float]:
@@ -217,9 +227,8 @@ def _prefixed(prefix: str, measured: Metrics | None) -> dict[str, float]:
 def _parameters(layers: Layers) -> dict[str, nn.Parameter]:
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in layers.items():
-        assert layer.lora_A is not None
-        assert layer.lora_B is not None
-        parameters |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
+        if layer.lora_A is not None and layer.lora_B is not None:
+            parameters |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
     return parameters
 
 

@@ -277,7 +277,7 @@ class Attempt:
             try:
                 adapter = get_files(self._storage, committed.adapter)
                 faults.point(Point.STATE_HALF_READ)
-                return from_files(adapter, get_files(self._storage, committed.optimizer))
+                return from_files(adapter, get_files(self._storage, committed.optimizer), start)
             except BlobDamaged:
                 logger.exception("job %s: the state of step %d cannot be read", self._job.id, committed.step)
                 self._warn(

@@ -162,6 +162,8 @@ def test_a_permission_opens_a_checkpoint_to_another_project_until_it_is_deleted(
     assert stranger.fine_tuning.jobs.create(model=model, training_file=own).model == model
     # It may be used, not owned.
     with pytest.raises(openai.NotFoundError):
+        stranger.get(f"/models/{model}/export", cast_to=openai.HttpxBinaryResponseContent)
+    with pytest.raises(openai.NotFoundError):
         stranger.models.delete(model)
     with pytest.raises(openai.NotFoundError):
         stranger.fine_tuning.checkpoints.permissions.create(model, project_ids=[project])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import pytest
 import torch
@@ -58,6 +59,58 @@ def test_small_micro_batches_change_the_gradients_no_more_than_rounding_does(mak
     small = make_trainer(small_setup, small_plan).step()
 
     assert small.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
+
+
+def train_to_the_end(trainer: Trainer, plan: Plan) -> tuple[list[StepResult], dict[str, bytes]]:
+    results = [trainer.step() for _ in range(plan.num_steps - trainer.num_steps_done)]
+    return results, files_of(trainer)
+
+
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+def test_a_resume_at_any_step_drops_what_an_undisturbed_run_drops(make_setup: MakeSetup, method: str) -> None:
+    setup, plan = make_setup(method=method, lora_dropout=0.3, dropout_seed=5)
+    trainer = make_trainer(setup, plan)
+    states = [trainer.capture()]
+    results = []
+    for _ in range(plan.num_steps):
+        results.append(trainer.step())
+        states.append(trainer.capture())
+    end = files_of(trainer)
+
+    for step, state in enumerate(states):
+        again = make_trainer(setup, plan, from_files(state.adapter_files("micro"), state.optimizer_files()))
+        assert train_to_the_end(again, plan) == (results[step:], end)
+
+
+def test_each_step_and_each_job_drops_something_else_and_validation_drops_nothing(make_setup: MakeSetup) -> None:
+    # One batch an epoch, all rows of it, and a rate at which nothing moves: only what is dropped can differ.
+    values = {"batch_size": 24, "n_epochs": 3, "learning_rate": 1e-12}
+    setup, plan = make_setup(**values)
+    state = fresh_state(setup.layers, plan, 7)
+    for name, tensor in state.adapter.weights.items():
+        if "lora_B" in name:
+            tensor.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    of_plans: list[list[StepResult]] = []
+    for dropping in ({}, {"lora_dropout": 0.3, "dropout_seed": 1}, {"lora_dropout": 0.3, "dropout_seed": 2}):
+        setup, plan = make_setup(**values, **dropping)
+        of_plans.append(train_to_the_end(make_trainer(setup, plan, state), plan)[0])
+
+    without, *with_dropout = ([result.metrics["train_loss"] for result in results] for results in of_plans)
+    assert without == pytest.approx([without[0]] * 3, rel=1e-6)
+    dropped = [loss for losses in with_dropout for loss in losses]
+    assert all(abs(a - b) > 1e-5 for a, b in combinations([without[0], *dropped], 2))
+    for results in of_plans[1:]:
+        for result, plain in zip(results, of_plans[0], strict=True):
+            assert result.metrics["full_valid_loss"] == pytest.approx(plain.metrics["full_valid_loss"], rel=1e-6)
+
+
+def test_a_plan_that_an_older_version_stored_trains_as_it_did(make_setup: MakeSetup) -> None:
+    _, plan = make_setup()
+    newer = ("adapter_type", "lora_dropout", "target_modules", "frozen_rank", "dropout_seed")
+    stored = {name: value for name, value in plan.to_json().items() if name not in newer}
+
+    assert Plan.from_json(stored) == plan
+    assert (plan.adapter_type, plan.lora_dropout, plan.target_modules, plan.frozen_rank) == ("lora", 0, "all-linear", 0)
 
 
 def test_an_epoch_shows_every_row_once(make_setup: MakeSetup) -> None:

@@ -46,6 +46,12 @@ def make_groups() -> list[Answers]:
     return groups
 
 
+def plan_with(kl_coefficient: float) -> Plan:
+    """As much of one as the method looks at."""
+    values = {"kl_coefficient": kl_coefficient, "frozen_rank": 0, "updates_per_batch": 2, "device": "cpu"}
+    return cast(Plan, type("P", (), values)())
+
+
 def changed(adapter: Adapter, seed: int) -> Adapter:
     """An adapter that gives some tokens more than 1.28, and others less than 0.8 times the probability."""
     generator = torch.Generator().manual_seed(seed)
@@ -128,7 +134,7 @@ def test_loss_and_gradients_on_the_same_answers_are_trls(
     layers = add_lora(base)
     start = changed(fresh_adapter(layers, 16, 32.0, seed=1), seed=1)
     groups = make_groups()
-    plan = cast(Plan, type("P", (), {"kl_coefficient": kl_coefficient, "updates_per_batch": 2, "device": "cpu"})())
+    plan = plan_with(kl_coefficient)
     method = Reinforcement(cast(Any, None), plan, 7, layers, None, cast(Collector, None), sharing)
     passes = split_answers(groups, micro_batch_tokens, sharing)
     num_tokens = sum(answers.num_own_tokens for answers in groups)
@@ -178,7 +184,7 @@ def test_drift_is_that_of_the_sampler_before_anything_is_learned(micro_model: Pa
     layers = add_lora(base)
     set_adapter(layers, changed(fresh_adapter(layers, 16, 32.0, seed=1), seed=1))
     groups = make_groups()
-    plan = cast(Plan, type("P", (), {"kl_coefficient": 0.0, "updates_per_batch": 2, "device": "cpu"})())
+    plan = plan_with(0.0)
     method = Reinforcement(cast(Any, None), plan, 7, layers, None, cast(Collector, None), sharing=True)
     num_tokens = sum(answers.num_own_tokens for answers in groups)
     with torch.no_grad():

@@ -29,14 +29,19 @@ from tests.world import World, example_rows
 MakeJob = Callable[..., Job]
 #: Ends the training after step 9, and delivers the model of step 5.
 STOPPED = {"early_stopping": {"patience": 2, "min_delta": 0.0}, "checkpoint_every": 3, "keep_best": True}
-#: Kind of job → its method, whether it goes on from a tuned model, and what it asks for beyond OpenAI's API.
+#: On some layers, and what goes into it is thinned out: so each step draws.
+DROPPING = {"adapter": {"rank": 4, "dropout": 0.3, "target_modules": ["q_proj", "up_proj"]}}
+#: Kind of job → its method, whether it goes on from a tuned model, and what it asks for beyond OpenAI's API. One that
+#: goes on with an adapter of another kind keeps the tuned model's beside it.
 KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "supervised": ("supervised", False, {}),
     "supervised, the best kept": ("supervised", False, {"keep_best": True, "checkpoint_every": 2}),
     "supervised, stopped early": ("supervised", False, STOPPED),
     "dpo": ("dpo", False, {}),
     "dpo from a tuned model": ("dpo", True, {}),
+    "dpo beside a tuned model": ("dpo", True, DROPPING),
     "reinforcement": ("reinforcement", False, {}),
+    "reinforcement beside a tuned model": ("reinforcement", True, DROPPING),
 }
 #: Of full validations, where the job goes by them: the best is neither the first nor the last.
 LOSSES = {2: 0.6, 3: 0.6, 4: 0.4, 5: 0.5, 6: 0.55, 8: 0.5, 9: 0.52, 10: 0.45}
@@ -52,7 +57,7 @@ def make_job(
 ) -> MakeJob:
     """Jobs of one kind, alike but for what is said."""
     method, from_tuned, extras = request.param
-    if extras:
+    if "keep_best" in extras:
         validated(monkeypatch, LOSSES)
     start = None
     if from_tuned:
@@ -63,7 +68,7 @@ def make_job(
         validation = example_rows("preference_validation.jsonl")[: len(validation)]
     if method == "reinforcement":
         prompts = to_prompts(training), to_prompts(validation)
-        given = partial(create, world, *prompts, method=method, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
+        given = partial(create, world, *prompts, method=method, start=start, body=REINFORCEMENT, **FEW_SHORT_ANSWERS)
     else:
         given = partial(create, world, training, validation, method=method, start=start)
     return lambda limits=None, **values: given(extras={**extras, **(limits or {})}, **values)

@@ -46,16 +46,16 @@ class LoadedAdapter:
 
 
 def load_adapter(adapter: Adapter, projections: Projections, dtype: torch.dtype, device: torch.device) -> LoadedAdapter:
-    """Raises BlobDamaged when a layer's weights are missing or of the wrong shape."""
-    check_fit(
-        adapter,
-        {name: shape for names in projections for name, shape in zip(names, projections[names], strict=True)},
-    )
-    scaling = adapter.alpha / adapter.rank
+    """Raises BlobDamaged when its weights do not fit the layers."""
+    shapes = {name: shape for names in projections for name, shape in zip(names, projections[names], strict=True)}
+    check_fit(adapter, shapes)
+    own = set(adapter.modules)
     loaded: dict[Names, LowRank] = {}
     for names in projections:
-        down = torch.cat([adapter.weights[name_A(name)].t() for name in names], dim=1)
-        ups = [(adapter.weights[name_B(name)] * scaling).t() for name in names]
+        if own.isdisjoint(names):
+            continue
+        downs, ups = zip(*(_weights_of(adapter, name, shapes[name]) for name in names), strict=True)
+        down = torch.cat(downs, dim=1)
         loaded[names] = LowRank(
             down.to(device, dtype).contiguous(),
             tuple(up.to(device, dtype).contiguous() for up in ups),
@@ -64,6 +64,13 @@ def load_adapter(adapter: Adapter, projections: Projections, dtype: torch.dtype,
     tensors = [tensor for part in loaded.values() for tensor in (part.down, *part.ups, part.up) if tensor is not None]
     num_bytes = sum(tensor.nbytes for tensor in tensors)
     return LoadedAdapter(adapter.rank, num_bytes, loaded)
+
+
+def _weights_of(adapter: Adapter, name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """[in, rank] and, with the scaling in it, [rank, out]; zeros for a module that the adapter is not for."""
+    if name_A(name) not in adapter.weights:
+        return torch.zeros(shape[0], adapter.rank), torch.zeros(adapter.rank, shape[1])
+    return adapter.weights[name_A(name)].t(), (adapter.weights[name_B(name)] * adapter.scaling).t()
 
 
 class Groups:
@@ -87,12 +94,13 @@ class Groups:
             #: The rows that use an adapter, and where in the groups each of them is.
             self._users = torch.tensor(list(places), dtype=torch.long, device=device)
             self._places = torch.tensor(list(places.values()), dtype=torch.long, device=device)
-        #: By projection; of more than one adapter [G, in, P · rank] and for each module [G, rank, out].
+        #: By projection that any of them is for; of more than one adapter [G, in, P · rank] and for each module
+        #: [G, rank, out].
         self._parts: dict[Names, LowRank] = {}
         if distinct:
             rank = max(adapter.rank for adapter in distinct)
-            for names in distinct[0].by_projection:
-                self._parts[names] = _stack([adapter.by_projection[names] for adapter in distinct], rank)
+            for names in dict.fromkeys(names for adapter in distinct for names in adapter.by_projection):
+                self._parts[names] = _stack([adapter.by_projection.get(names) for adapter in distinct], rank)
 
     def add_to(self, y_MO: Tensor, x_MI: Tensor, names: Names) -> None:
         """Add to `y_MO` what the adapters make of `x_MI` in the projection `names`. M: the tokens of all rows, row by
@@ -101,7 +109,8 @@ class Groups:
         Raises InvalidRequest when rows of different adapters do not all come here: a layer that gets some of them (an
         expert of a mixture) does not know which.
         """
-        if not self._num_groups:
+        part = self._parts.get(names)
+        if part is None:
             return
         if len(x_MI) != self._num_rows and (self._rows is not None or self._num_groups > 1):
             raise InvalidRequest(
@@ -111,10 +120,10 @@ class Groups:
                 code="unsupported_model",
             )
         if self._rows is None:
-            self._accumulate(y_MO.unflatten(0, (self._num_groups, -1)), x_MI, self._parts[names])
+            self._accumulate(y_MO.unflatten(0, (self._num_groups, -1)), x_MI, part)
             return
         y_GMO = y_MO.new_zeros(self._num_groups, self._size, y_MO.shape[1])
-        self._accumulate(y_GMO, x_MI.index_select(0, self._rows), self._parts[names])
+        self._accumulate(y_GMO, x_MI.index_select(0, self._rows), part)
         y_MO.index_add_(0, self._users, y_GMO.flatten(0, 1).index_select(0, self._places))
 
     def _accumulate(self, y_GMO: Tensor, x_MI: Tensor, part: LowRank) -> None:
@@ -130,15 +139,17 @@ class Groups:
             begin = end
 
 
-def _stack(parts: Sequence[LowRank], rank: int) -> LowRank:
-    """The parts of several adapters, filled with zeros up to one rank."""
+def _stack(parts: Sequence[LowRank | None], rank: int) -> LowRank:
+    """The parts of several adapters, filled with zeros up to one rank; all zeros of one that has none."""
+    first = next(part for part in parts if part is not None)
     if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
+        return first
     num_modules = len(first.ups)
     down_GIPR = first.down.new_zeros(len(parts), len(first.down), num_modules, rank)
     ups_GRO = tuple(up.new_zeros(len(parts), rank, up.shape[1]) for up in first.ups)
     for group, part in enumerate(parts):
+        if part is None:
+            continue
         down_IPR = part.down.unflatten(1, (num_modules, -1))
         down_GIPR[group, :, :, : down_IPR.shape[2]] = down_IPR
         for up_GRO, up in zip(ups_GRO, part.ups, strict=True):

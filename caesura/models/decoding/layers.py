@@ -45,7 +45,12 @@ FAMILIES = {
     ),
 }
 #: Settings that make the layers others than these.
-_UNUSUAL = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
+_UNUSUAL = (
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "quantization_config",
+    "use_bidirectional_attention",
+)
 
 
 #: Rotations that are a function of a token's position alone; others change with the length of what is computed.
