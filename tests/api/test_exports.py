@@ -44,7 +44,7 @@ def tuned(service: Service, adapter_files: dict[str, bytes]) -> Job:
     service.train(lease, 1)
     service.save(lease, 1)
     artifact: Artifact = put_files(service.server.storage, "adapters", adapter_files)
-    service.store.attempts.finish(lease, 2, artifact, service.results(), trained_tokens=1)
+    service.store.attempts.finish(lease, 2, artifact, [service.results()], trained_tokens=1)
     return job
 
 
