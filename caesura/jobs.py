@@ -132,6 +132,10 @@ class JobError:
     param: str | None = None
 
 
+#: The file of an artifact that is no adapter, but holds all weights of a model.
+FULL_WEIGHTS = "model.safetensors"
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A set of blobs under one prefix, named by a row: file name → (bytes, SHA-256)."""
@@ -145,6 +149,11 @@ class Artifact:
 
     def blobs(self) -> list[str]:
         return [self.key(name) for name in self.files]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is a model with weights of its own, not an adapter."""
+        return FULL_WEIGHTS in self.files
 
 
 @dataclass(frozen=True, slots=True)

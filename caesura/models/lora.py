@@ -80,15 +80,15 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         if self.frozen is not None:
-            y = _add_low_rank(y, x, *self.frozen)
+            y = _add_product(y, x, *self.frozen)
         if self.lora_A is None or self.lora_B is None:
             return y
         if self.dropout is not None:
             x = self.dropout(x)
-        return _add_low_rank(y, x, self.lora_A, self.lora_B, self.scaling)
+        return _add_product(y, x, self.lora_A, self.lora_B, self.scaling)
 
 
-def _add_low_rank(y: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+def _add_product(y: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
     low_rank = F.linear(x, lora_A.to(x.dtype)).flatten(0, -2)
     up = lora_B.to(x.dtype).t()
     return torch.addmm(y.flatten(0, -2), low_rank, up, alpha=scaling).view(y.shape)
@@ -248,6 +248,14 @@ def join(first: Adapter, second: Adapter) -> Adapter:
         weights[name_B(module)] = torch.cat([up * part.scaling for up, part in zip(ups, parts, strict=True)], dim=1)
     rank = first.rank + second.rank
     return Adapter(rank, float(rank), weights, second.dropout)
+
+
+def add_low_rank(weight: Tensor, adapter: Adapter, layer: str, linear: nn.Module) -> Tensor:
+    """W + (alpha / rank) · B A of the layer `layer`, in fp32; of the shape of `weight`, which is [in, out] in a
+    Conv1D."""
+    delta = adapter.weights[name_B(layer)].float() @ adapter.weights[name_A(layer)].float()
+    delta = delta.t() if isinstance(linear, Conv1D) else delta
+    return torch.add(weight.float(), delta, alpha=adapter.scaling)
 
 
 def to_files(adapter: Adapter, base_name: str) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, Tag
@@ -18,6 +19,10 @@ TargetModules = Annotated[
 ]
 
 
+#: All weights of the base are trained, in place of an adapter.
+FULL = "full"
+
+
 class AdapterOptions(Request):
     """Each may be left out: a job's own wins over those of its base in the settings, key by key."""
 
@@ -30,3 +35,14 @@ class AdapterOptions(Request):
     def given(self) -> dict[str, Any]:
         """What is said, by its name."""
         return self.model_dump(exclude_none=True)
+
+
+def choose_type(asked: Mapping[str, Any], defaults: Mapping[str, Any], start_is_full: bool | None) -> str:
+    """The type that a job has which asks for `asked`: where that does not say, as the tuned model has it that the job
+    goes on from (`start_is_full`; None: there is none), and only then as its base's settings, `defaults`, say."""
+    if "type" in asked:
+        return asked["type"]
+    if start_is_full:
+        return FULL
+    kind: str = defaults.get("type", "lora")
+    return "lora" if kind == FULL and start_is_full is not None else kind

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from caesura.models.full import FullWeights
 from caesura.models.lora import Adapter
 from caesura.models.targets import match_targets, name_targets
-from caesura.schema.adapters import ALL_LINEAR
+from caesura.models.tuned import Tuned
+from caesura.schema.adapters import ALL_LINEAR, FULL, choose_type
 
 LORA_RANK = 16
 #: Where alpha is not given; what the adapter adds is scaled by alpha / rank.
@@ -18,7 +20,7 @@ LORA_ALPHA = ALPHA_PER_RANK * LORA_RANK
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAdapter:
-    """The part of a plan that says what is trained."""
+    """The part of a plan that says what is trained; of the type `full` it has no rank."""
 
     adapter_type: str
     lora_rank: int
@@ -32,7 +34,7 @@ class ResolvedAdapter:
 def resolve_adapter(
     asked: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    start: Adapter | None,
+    start: Tuned | None,
     list_layers: Callable[[], list[str]],
 ) -> ResolvedAdapter:
     """`asked` wins over `defaults`, key by key; but what is not asked for stays as the tuned model `start` has it.
@@ -41,7 +43,10 @@ def resolve_adapter(
     `list_layers` gives the names of the layers that there are. Raises InvalidRequest as `match_targets`.
     """
     given = {**defaults, **asked}
-    kind: str = given.get("type", "lora")
+    kind = choose_type(asked, defaults, None if start is None else isinstance(start, FullWeights))
+    if kind == FULL:
+        return ResolvedAdapter(kind, 0, 0.0, 0.0, ALL_LINEAR, 0)
+    assert not isinstance(start, FullWeights)  # refused when the job was created
     if start is not None:
         return _beside(start, asked, kind, list_layers())
     rank: int = given.get("rank", LORA_RANK)

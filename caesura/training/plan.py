@@ -16,11 +16,12 @@ from caesura import __version__
 from caesura.data.order import derive_seed, num_batches, num_steps
 from caesura.jobs import Job
 from caesura.models.loading import choose_device, list_layers, measure_base
-from caesura.models.lora import Adapter
-from caesura.schema.adapters import ALL_LINEAR
+from caesura.models.tuned import Tuned
+from caesura.schema.adapters import ALL_LINEAR, FULL
 from caesura.settings import BaseModelSettings, Settings
 from caesura.training.adapters import resolve_adapter
 from caesura.training.hyperparameters import (
+    FULL_RATE_SHARE,
     RATE_SHARES,
     base_learning_rate,
     resolve,
@@ -104,10 +105,10 @@ class Plan:
         return cls(**value)
 
 
-def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int, start: Adapter | None) -> Plan:
+def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: int, start: Tuned | None) -> Plan:
     """Resolve the hyperparameters and choose the arithmetic from what this machine is.
 
-    `start`: the adapter of the tuned model that the training goes on from. Raises InvalidRequest as `resolve_adapter`,
+    `start`: the tuned model that the training goes on from. Raises InvalidRequest as `resolve_adapter`,
     and where the base cannot be measured.
     """
     kind: str = job.method["type"]
@@ -117,13 +118,14 @@ def make_plan(job: Job, settings: Settings, base: BaseModelSettings, num_rows: i
     adapter = resolve_adapter(
         job.extras.get("adapter", {}), base.adapter.given(), start, lambda: list_layers(job.base, base)
     )
+    rate_share = RATE_SHARES[kind] * (FULL_RATE_SHARE if adapter.adapter_type == FULL else 1.0)
     device = choose_device(settings.device)
     return Plan(
         num_rows=num_rows,
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate_multiplier=resolved.learning_rate_multiplier,
-        learning_rate=base_learning_rate(num_parameters) * RATE_SHARES[kind] * resolved.learning_rate_multiplier,
+        learning_rate=base_learning_rate(num_parameters) * rate_share * resolved.learning_rate_multiplier,
         context_window=context_window,
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type],
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.slots),

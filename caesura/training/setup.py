@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from caesura.data.lines import Problem
 from caesura.data.pairs import render_pair
@@ -28,8 +29,10 @@ from caesura.jobs import Job
 from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
 from caesura.models.loading import Base, LoadBase, load_base, load_quantized_base, tool_template
-from caesura.models.lora import Adapter, Layers, add_lora
+from caesura.models.lora import Adapter, add_lora
 from caesura.models.segments import can_share
+from caesura.models.tuned import Tuned
+from caesura.schema.adapters import FULL
 from caesura.settings import BaseModelSettings
 from caesura.training.collector import Collector
 from caesura.training.grading import Grading
@@ -42,6 +45,7 @@ from caesura.training.reinforcement import Reinforcement
 from caesura.training.rendering import Findings, Renderer, prepare_tokenizer, require_template
 from caesura.training.rows import Rendered, Rows
 from caesura.training.supervised import Supervised
+from caesura.training.trained import Trained, TrainedAdapter, TrainedModel
 
 #: Turns of an answer that may call tools, where the job does not say.
 DEFAULT_EPISODE_STEPS = 10
@@ -65,7 +69,7 @@ class Setup:
     """All that a trainer needs beside its state."""
 
     base: Base
-    layers: Layers
+    trained: Trained
     method: Method
     findings: Findings
 
@@ -93,14 +97,16 @@ def set_up(
     plan: Plan,
     training: Sequence[AnyRow],
     validation: Sequence[AnyRow],
-    start: Adapter | None = None,
+    start: Tuned | None = None,
     surroundings: Surroundings | None = None,
     load: LoadBase | None = None,
 ) -> Setup:
-    """Load the base model in the plan's arithmetic, put adapters on it and render the rows, as `read_rows` gave them.
+    """Load the base model in the plan's arithmetic, make it ready to be trained and render the rows, as `read_rows`
+    gave them.
 
-    `start` is the adapter that the training goes on from; `load` loads the base where it is not
-    `load_base`. Raises InvalidRequest when the base cannot be loaded or used, InvalidData when no row teaches anything.
+    `start` is what the training goes on from, for DPO and reinforcement an adapter; `load` loads the base where it is
+    not `load_base`. Raises InvalidRequest when the base cannot be loaded or used, InvalidData when no row teaches
+    anything.
     """
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
@@ -109,6 +115,9 @@ def set_up(
     base = _load(job, settings, plan, load)
     require_template(base.name, base.tokenizer, [*training, *validation])
     files = _Files(job, base, plan, training, validation)
+    if plan.adapter_type == FULL:
+        return _set_up_full(files, settings)
+    assert start is None or isinstance(start, Adapter)
     if job.method["type"] == "dpo":
         return _set_up_preference(files, start)
     if job.method["type"] == "reinforcement":
@@ -138,7 +147,20 @@ class _Files:
 def _set_up_supervised(files: _Files) -> Setup:
     base, plan = files.base, files.plan
     rows, findings = files.render(render_example)
-    return Setup(base, add_lora(base.model), Supervised(rows, plan), findings)
+    return Setup(base, TrainedAdapter(add_lora(base.model), plan), Supervised(rows, plan), findings)
+
+
+def _set_up_full(files: _Files, settings: BaseModelSettings) -> Setup:
+    base, plan = files.base, files.plan
+    assert files.job.method["type"] == "supervised"
+    rows, findings = files.render(render_example)
+
+    def load_exact() -> nn.Module:
+        if plan.dtype == "float32":
+            return base.model
+        return load_base(base.name, settings, torch.float32, torch.device("cpu")).model
+
+    return Setup(base, TrainedModel(base.model, load_exact), Supervised(rows, plan), findings)
 
 
 def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
@@ -151,7 +173,7 @@ def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
     layers = add_lora(base.model)
     reference = Reference(layers, reference_adapter, [*rows.training, *rows.validation], base_digest)
     method = Preference(rows, plan, reference, can_share(base.model))
-    return Setup(base, layers, method, findings)
+    return Setup(base, TrainedAdapter(layers, plan), method, findings)
 
 
 def _set_up_reinforcement(
@@ -174,7 +196,7 @@ def _set_up_reinforcement(
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
     method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
-    return Setup(base, layers, method, findings)
+    return Setup(base, TrainedAdapter(layers, plan), method, findings)
 
 
 def _check_schema(base: Base, row: PromptRow, is_own: bool, checked: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The training state as files: adapter, optimizer, step number, what the method keeps. All that a resume needs."""
+"""The training state as files: weights, optimizer, step number, what the method keeps. All that a resume needs."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import safetensors.torch
 from torch import Tensor
 
-from caesura.models import lora
+from caesura.models import lora, tuned
 from caesura.models.lora import Adapter
+from caesura.models.tuned import Tuned
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 COUNTERS_FILE = "counters.json"
@@ -23,7 +24,8 @@ class State:
     """What a step starts from and ends in. Tensors are on the CPU and belong to the state alone."""
 
     step: int
-    adapter: Adapter
+    #: What is trained: an adapter, or all weights.
+    adapter: Tuned
     #: AdamW's moments by parameter, `{name}.exp_avg` and `{name}.exp_avg_sq`, and `{name}.step`.
     optimizer: dict[str, Tensor]
     #: Steps in a row whose loss or gradient was not finite.
@@ -32,12 +34,15 @@ class State:
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: How long the training took and the like, as whoever drives it wants it back: no step depends on it.
     measured: dict[str, float] = field(default_factory=dict[str, float])
-    #: The adapter of before that is kept beside `adapter`, which alone is trained.
+    #: The adapter of before that is kept beside `adapter`, which then is one too, and alone is trained.
     frozen: Adapter | None = None
 
     def adapter_files(self, base_name: str) -> dict[str, bytes]:
-        """What is delivered: one adapter, whatever it is made of."""
-        return lora.to_files(self.adapter if self.frozen is None else lora.join(self.frozen, self.adapter), base_name)
+        """What is delivered: one adapter, whatever it is made of; or all weights."""
+        if self.frozen is None:
+            return tuned.to_files(self.adapter, base_name)
+        assert isinstance(self.adapter, Adapter)
+        return lora.to_files(lora.join(self.frozen, self.adapter), base_name)
 
     def optimizer_files(self) -> dict[str, bytes]:
         counters = {"step": self.step, "num_not_finite": self.num_not_finite, "measured": self.measured}
@@ -48,14 +53,12 @@ class State:
         if self.kept:
             files[KEPT_FILE] = safetensors.torch.save(self.kept)
         if self.frozen is not None:  # out of the joined one it could be had only up to rounding
-            files |= {TRAINED_PREFIX + name: data for name, data in lora.to_files(self.adapter, "").items()}
+            files |= {TRAINED_PREFIX + name: data for name, data in tuned.to_files(self.adapter, "").items()}
         return files
 
 
-def from_files(
-    adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes], start: Adapter | None = None
-) -> State:
-    """`start`: the adapter that the training goes on from; it is the frozen one if the state has one."""
+def from_files(adapter_files: dict[str, bytes], optimizer_files: dict[str, bytes], start: Tuned | None = None) -> State:
+    """`start`: what the training goes on from; it is the frozen adapter if the state has one."""
     counters = json.loads(optimizer_files[COUNTERS_FILE])
     trained = {
         name.removeprefix(TRAINED_PREFIX): data
@@ -64,12 +67,12 @@ def from_files(
     }
     return State(
         step=counters["step"],
-        adapter=lora.from_files(trained or adapter_files),
+        adapter=tuned.from_files(trained or adapter_files),
         optimizer=safetensors.torch.load(optimizer_files[OPTIMIZER_FILE]),
         num_not_finite=counters["num_not_finite"],
         kept=safetensors.torch.load(optimizer_files[KEPT_FILE]) if KEPT_FILE in optimizer_files else {},
         measured=counters.get("measured", {}),
-        frozen=start if trained else None,
+        frozen=start if trained and isinstance(start, Adapter) else None,
     )
 
 

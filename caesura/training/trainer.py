@@ -16,12 +16,11 @@ from caesura.data.order import derive_seed
 from caesura.faults import Point
 from caesura.jobs import JobError
 from caesura.models.loading import Base
-from caesura.models.lora import Adapter, Layers, dropping, fresh_adapter, get_adapter, set_adapter, set_frozen
-from caesura.models.targets import match_targets
 from caesura.training.hyperparameters import learning_rate_at
 from caesura.training.method import Details, Method, Metrics, StepInterrupted
 from caesura.training.plan import Plan
 from caesura.training.state import State, copy_to_cpu
+from caesura.training.trained import Trained
 
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
@@ -79,9 +78,9 @@ class StepResult:
 class Trainer:
     """A model, an optimizer and the number of the last step done."""
 
-    def __init__(self, base: Base, layers: Layers, method: Method, plan: Plan, state: State) -> None:
+    def __init__(self, base: Base, trained: Trained, method: Method, plan: Plan, state: State) -> None:
         self._model: nn.Module = base.model
-        self._layers = layers
+        self._trained = trained
         self._method = method
         self._plan = plan
         self.num_steps_done = state.step
@@ -113,8 +112,7 @@ class Trainer:
         method has done of that."""
         if self._before is not None:
             return replace(self._before, kept=copy_to_cpu(self._method.capture()))
-        plan = self._plan
-        adapter = get_adapter(self._layers, plan.lora_rank, plan.lora_alpha, plan.lora_dropout)
+        tuned = self._trained.get()
         moments = {
             f"{name}.{moment}": self._optimizer.state[parameter][moment]
             for name, parameter in self._parameters.items()
@@ -123,7 +121,7 @@ class Trainer:
         }
         return State(
             step=self.num_steps_done,
-            adapter=replace(adapter, weights=copy_to_cpu(adapter.weights)),
+            adapter=replace(tuned, weights=copy_to_cpu(tuned.weights)),
             optimizer=copy_to_cpu(moments),
             num_not_finite=self._num_not_finite,
             kept=copy_to_cpu(self._method.capture()),
@@ -136,7 +134,7 @@ class Trainer:
         began_s = time.perf_counter()
         faults.point(Point.STEP_BEGUN)
         for update in range(self._method.num_updates):
-            with dropping(self._layers, self._plan.lora_dropout, derive_seed(self._plan.dropout_seed, step, update)):
+            with self._trained.drawing(derive_seed(self._plan.dropout_seed, step, update)):
                 measured = self._method.backward(self._model, step)
             faults.point(Point.GRADIENTS_MADE)
             applied = self._apply(measured["loss"], step)
@@ -171,6 +169,7 @@ class Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = self._learning_rate_at(step)
             self._optimizer.step()
+            self._trained.updated()
             faults.point(Point.STEP_APPLIED)
         self._optimizer.zero_grad(set_to_none=True)
         return applied
@@ -181,9 +180,7 @@ class Trainer:
     def _load(self, state: State) -> None:
         """Take up the weights of `state`, and the optimizer's memory of them."""
         self._frozen = state.frozen
-        set_frozen(self._layers, state.frozen)
-        set_adapter(self._layers, state.adapter)
-        self._parameters = _parameters(self._layers)
+        self._parameters = self._trained.load(state)
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), betas=ADAM_BETAS, weight_decay=self._plan.l2_multiplier or 0.0, fused=True
         )
@@ -208,28 +205,11 @@ class Trainer:
         )
 
 
-def fresh_state(layers: Layers, plan: Plan, seed: int, start: Adapter | None = None) -> State:
-    """The training state that a new job starts from: the adapter `start`, or an empty one, a function of the seed,
-    beside a `start` that the plan keeps as it is."""
-    if start is not None and not plan.frozen_rank:
-        return State(0, start, {})
-    chosen = {name: layers[name] for name in match_targets(layers, plan.target_modules)}
-    return State(0, fresh_adapter(chosen, plan.lora_rank, plan.lora_alpha, seed), {}, frozen=start)
-
-
 def _prefixed(prefix: str, measured: Metrics | None) -> dict[str, float]:
     """The metrics under the names that events have for them; none that nobody measured, and none without a loss."""
     if measured is None or not math.isfinite(measured["loss"]):
         return {}
     return {f"{prefix}_{name}": value for name, value in measured.items()}
-
-
-def _parameters(layers: Layers) -> dict[str, nn.Parameter]:
-    parameters: dict[str, nn.Parameter] = {}
-    for name, layer in layers.items():
-        if layer.lora_A is not None and layer.lora_B is not None:
-            parameters |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
-    return parameters
 
 
 def _load_moments(

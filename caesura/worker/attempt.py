@@ -29,9 +29,9 @@ from caesura.jobs import (
     Reason,
     Told,
 )
-from caesura.models import lora
+from caesura.models import tuned
 from caesura.models.loading import LoadBase
-from caesura.models.lora import Adapter
+from caesura.models.tuned import Tuned
 from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import Storage, get_files
 from caesura.store import Store
@@ -44,7 +44,7 @@ from caesura.training.plan import Plan, environment, make_plan
 from caesura.training.rendering import Findings, InvalidRows
 from caesura.training.setup import Setup, Surroundings, read_rows, set_up
 from caesura.training.state import State, from_files
-from caesura.training.trainer import StepResult, Trainer, TrainingFailed, fresh_state
+from caesura.training.trainer import StepResult, Trainer, TrainingFailed
 from caesura.worker.course import Course, open_course
 from caesura.worker.grader import open_grading, open_tool_servers
 from caesura.worker.keeper import Keeper
@@ -176,15 +176,15 @@ class Attempt:
         plan: Plan,
         training: list[AnyRow],
         validation: list[AnyRow],
-        start: Adapter | None,
+        start: Tuned | None,
     ) -> None:
         with ExitStack() as opened:
             surroundings = self._surroundings(opened)
             setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
             faults.point(Point.BASE_LOADED)
             self._tell_of_data(setup.findings)
-            state = self._restore(setup, plan, start)
-            trainer = Trainer(setup.base, setup.layers, setup.method, plan, state)
+            state = self._restore(setup, start)
+            trainer = Trainer(setup.base, setup.trained, setup.method, plan, state)
             if trainer.kept_was_stale:
                 self._warn(Told.STALE, f"stale:{self._job.attempt}")
             faults.point(Point.RESTORED)
@@ -244,12 +244,12 @@ class Attempt:
         with self._storage.open(blob) as lines:
             return read_rows(lines, self._job.method["type"])
 
-    def _start(self) -> Adapter | None:
-        """The adapter of the tuned model that the job goes on from."""
+    def _start(self) -> Tuned | None:
+        """The tuned model that the job goes on from."""
         artifact = self._job.start_adapter
-        return None if artifact is None else lora.from_files(get_files(self._storage, artifact))
+        return None if artifact is None else tuned.from_files(get_files(self._storage, artifact))
 
-    def _plan(self, base: BaseModelSettings, num_rows: int, start: Adapter | None) -> Plan:
+    def _plan(self, base: BaseModelSettings, num_rows: int, start: Tuned | None) -> Plan:
         """The plan of the first attempt; made and recorded by this one if it is the first."""
         if self._job.plan is not None:
             plan = Plan.from_json(self._job.plan)
@@ -271,7 +271,7 @@ class Attempt:
                 f"environment:{self._job.attempt}",
             )
 
-    def _restore(self, setup: Setup, plan: Plan, start: Adapter | None) -> State:
+    def _restore(self, setup: Setup, start: Tuned | None) -> State:
         """The newest committed training state whose checksums hold; for a new job the one that it starts from."""
         for committed in self._jobs.list_states(self._job.id):
             try:
@@ -284,7 +284,7 @@ class Attempt:
                     f"The training state saved at step {committed.step} is damaged; the one before it is used",
                     f"damaged:{committed.step}",
                 )
-        return fresh_state(setup.layers, plan, self._job.seed, start)
+        return setup.trained.fresh_state(self._job.seed, start)
 
     def _train(self, training: Training) -> bool:
         """Do the steps that are left; False when the job was left on the way."""

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from caesura.jobs import Job, Status
-from caesura.models.lora import Adapter
+from caesura.models.lora import Layers
+from caesura.models.tuned import Tuned
 from caesura.settings import BaseModelSettings
 from caesura.training.plan import Plan
 from caesura.training.setup import AnyRow, Setup, read_rows, set_up
+from caesura.training.trained import TrainedAdapter
 from tests.world import EXAMPLES
 
 MakeSetup = Callable[..., tuple[Setup, Plan]]
@@ -26,6 +28,12 @@ def example_rows(name: str, method: str) -> list[AnyRow]:
         return read_rows(lines, method)
 
 
+def layers_of(setup: Setup) -> Layers:
+    """Those that an adapter is trained on."""
+    assert isinstance(setup.trained, TrainedAdapter)
+    return setup.trained.layers
+
+
 @pytest.fixture
 def make_setup(micro_model: Path) -> MakeSetup:
     """A trainer's parts over the first example rows, and the micro model if no other is named."""
@@ -34,7 +42,7 @@ def make_setup(micro_model: Path) -> MakeSetup:
         seed: int = 7,
         base: Path = micro_model,
         method: str = "supervised",
-        start: Adapter | None = None,
+        start: Tuned | None = None,
         **values: Any,
     ) -> tuple[Setup, Plan]:
         defaults: dict[str, Any] = {

@@ -17,8 +17,8 @@ from caesura.training.preference import Preference
 from caesura.training.reference import Reference, make_key
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
-from caesura.training.trainer import Trainer, fresh_state
-from tests.training.conftest import MakeSetup
+from caesura.training.trainer import Trainer
+from tests.training.conftest import MakeSetup, layers_of
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def usual_algorithms() -> Iterator[None]:
 
 def tuned(setup: Setup, seed: int = 3) -> Adapter:
     """An adapter that changes what the model says."""
-    fresh = fresh_adapter(setup.layers, 16, 32.0, seed)
+    fresh = fresh_adapter(layers_of(setup), 16, 32.0, seed)
     generator = torch.Generator().manual_seed(seed)
     changed = {name: w + 0.05 * torch.randn(w.shape, generator=generator) for name, w in fresh.weights.items()}
     return Adapter(fresh.rank, fresh.alpha, changed)
@@ -38,7 +38,7 @@ def tuned(setup: Setup, seed: int = 3) -> Adapter:
 def gradients(setup: Setup) -> dict[str, Tensor]:
     return {
         f"{name}.{part}": getattr(layer, part).grad.clone()
-        for name, layer in setup.layers.items()
+        for name, layer in layers_of(setup).items()
         for part in ("lora_A", "lora_B")
     }
 
@@ -66,7 +66,7 @@ def test_a_shared_beginning_changes_what_is_computed_no_more_than_rounding_does(
     for sharing in (True, False):
         monkeypatch.setattr("caesura.training.setup.can_share", lambda _model, sharing=sharing: sharing)
         setup, _ = make_setup(method="dpo", batch_size=8, micro_batch_tokens=micro_batch_tokens)
-        set_adapter(setup.layers, tuned(setup))
+        set_adapter(layers_of(setup), tuned(setup))
         measured.append(setup.method.backward(setup.base.model, 1))
         of_gradients.append(gradients(setup))
 
@@ -80,7 +80,7 @@ def test_small_micro_batches_change_the_step_no_more_than_rounding_does(make_set
     measured: list[dict[str, float]] = []
     for micro_batch_tokens in (4096, 16):
         setup, _ = make_setup(method="dpo", batch_size=8, micro_batch_tokens=micro_batch_tokens)
-        set_adapter(setup.layers, tuned(setup))
+        set_adapter(layers_of(setup), tuned(setup))
         measured.append(setup.method.backward(setup.base.model, 1))
 
     assert measured[0] == pytest.approx(measured[1], abs=1e-5)
@@ -90,7 +90,7 @@ def test_what_the_reference_says_of_a_pair_is_computed_once_when_the_pair_first_
     make_setup: MakeSetup, computed: list[tuple[bool, int]]
 ) -> None:
     setup, plan = make_setup(method="dpo", num_rows=16, batch_size=8, n_epochs=3)
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
 
     trainer.step()
     assert computed[:2] == [(False, 8), (True, 8)]
@@ -105,7 +105,7 @@ def test_what_the_reference_says_of_a_pair_is_computed_once_when_the_pair_first_
 
 def test_a_resume_does_not_compute_it_again(make_setup: MakeSetup, computed: list[tuple[bool, int]]) -> None:
     setup, plan = make_setup(method="dpo", num_rows=16, batch_size=8, n_epochs=2)
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
     trainer.step()
     trainer.step()
     state = trainer.capture()
@@ -113,7 +113,7 @@ def test_a_resume_does_not_compute_it_again(make_setup: MakeSetup, computed: lis
     again, _ = make_setup(method="dpo", num_rows=16, batch_size=8, n_epochs=2)
     computed.clear()
 
-    resumed = Trainer(again.base, again.layers, again.method, plan, from_files(*files))
+    resumed = Trainer(again.base, again.trained, again.method, plan, from_files(*files))
     result = resumed.step()
 
     assert not resumed.kept_was_stale
@@ -125,7 +125,7 @@ def test_at_the_first_step_nothing_is_preferred_yet_and_later_the_preferred_answ
     make_setup: MakeSetup,
 ) -> None:
     setup, plan = make_setup(method="dpo", num_rows=16, batch_size=16, n_epochs=20, learning_rate=3e-3)
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
 
     first, *_, last = [trainer.step().metrics for _ in range(plan.num_steps)]
 
@@ -142,9 +142,9 @@ def test_the_reference_of_a_tuned_model_is_that_model(make_setup: MakeSetup) -> 
     plain, _ = make_setup()
     start = tuned(plain)
     setup, plan = make_setup(method="dpo", start=start)
-    from_tuned = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7, start))
+    from_tuned = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7, start))
     other, _ = make_setup(method="dpo")
-    from_base = Trainer(other.base, other.layers, other.method, plan, State(0, start, {}))
+    from_base = Trainer(other.base, other.trained, other.method, plan, State(0, start, {}))
 
     assert from_tuned.step().metrics["train_reward_margin"] == pytest.approx(0.0, abs=1e-6)
     assert abs(from_base.step().metrics["train_reward_margin"]) > 1e-3
@@ -152,7 +152,7 @@ def test_the_reference_of_a_tuned_model_is_that_model(make_setup: MakeSetup) -> 
 
 def test_the_reference_leaves_the_adapter_in_training_as_it_was(make_setup: MakeSetup) -> None:
     setup, plan = make_setup(method="dpo", start=tuned(make_setup()[0]))
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
     before = trainer.capture().adapter_files("micro")
 
     setup.method.backward(setup.base.model, 1)
@@ -164,7 +164,7 @@ def test_what_was_kept_for_other_weights_is_not_used(
     make_setup: MakeSetup, micro_model: Path, tmp_path: Path, computed: list[tuple[bool, int]]
 ) -> None:
     setup, plan = make_setup(method="dpo")
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
     trainer.step()
     model = AutoModelForCausalLM.from_pretrained(micro_model)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_what_was_kept_for_other_weights_is_not_used(
     changed, _ = make_setup(method="dpo", base=folder)
     computed.clear()
 
-    resumed = Trainer(changed.base, changed.layers, changed.method, plan, trainer.capture())
+    resumed = Trainer(changed.base, changed.trained, changed.method, plan, trainer.capture())
     resumed.step()
 
     assert resumed.kept_was_stale
@@ -214,7 +214,7 @@ def test_the_key_tells_apart_all_that_the_reference_depends_on() -> None:
 def test_what_belongs_to_no_job_is_forgotten_when_a_job_begins(make_setup: MakeSetup) -> None:
     setup, _ = make_setup(method="dpo")
     pair = Pair(1, example([1, 2, 3], [0, 1, 1]), example([1, 4, 5], [0, 1, 1]), 1)
-    reference = Reference(setup.layers, None, [pair], b"base")
+    reference = Reference(layers_of(setup), None, [pair], b"base")
     reference.logprobs([pair], lambda _: torch.tensor([[1.0, 2.0]]))
 
     assert reference.restore({})
@@ -225,7 +225,7 @@ def test_weight_decay_pulls_the_adapter_towards_the_base(make_setup: MakeSetup) 
     norms: list[float] = []
     for l2_multiplier in (0.0, 10.0):
         setup, plan = make_setup(method="dpo", l2_multiplier=l2_multiplier)
-        trainer = Trainer(setup.base, setup.layers, setup.method, plan, fresh_state(setup.layers, plan, 7))
+        trainer = Trainer(setup.base, setup.trained, setup.method, plan, setup.trained.fresh_state(7))
         for _ in range(4):
             trainer.step()
         norms.append(sum(weight.norm().item() for weight in trainer.capture().adapter.weights.values()))

@@ -10,7 +10,7 @@ from caesura.data.render import Example
 from caesura.training.plan import Plan
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
-from caesura.training.trainer import StepResult, Trainer, fresh_state
+from caesura.training.trainer import StepResult, Trainer
 from tests.training.conftest import MakeSetup
 
 
@@ -21,7 +21,7 @@ def usual_algorithms() -> Iterator[None]:
 
 
 def make_trainer(setup: Setup, plan: Plan, state: State | None = None) -> Trainer:
-    return Trainer(setup.base, setup.layers, setup.method, plan, state or fresh_state(setup.layers, plan, 7))
+    return Trainer(setup.base, setup.trained, setup.method, plan, state or setup.trained.fresh_state(7))
 
 
 def files_of(trainer: Trainer) -> dict[str, bytes]:
@@ -86,7 +86,7 @@ def test_each_step_and_each_job_drops_something_else_and_validation_drops_nothin
     # One batch an epoch, all rows of it, and a rate at which nothing moves: only what is dropped can differ.
     values = {"batch_size": 24, "n_epochs": 3, "learning_rate": 1e-12}
     setup, plan = make_setup(**values)
-    state = fresh_state(setup.layers, plan, 7)
+    state = setup.trained.fresh_state(7)
     for name, tensor in state.adapter.weights.items():
         if "lora_B" in name:
             tensor.normal_(std=0.1, generator=torch.Generator().manual_seed(1))

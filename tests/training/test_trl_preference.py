@@ -18,8 +18,8 @@ from caesura.models.lora import Adapter, fresh_adapter
 from caesura.settings import EMBEDDED_BASE_PATH
 from caesura.training.hyperparameters import learning_rate_at
 from caesura.training.plan import Plan
-from caesura.training.trainer import ADAM_BETAS, MAX_GRADIENT_NORM, Trainer, fresh_state
-from tests.training.conftest import MakeSetup
+from caesura.training.trainer import ADAM_BETAS, MAX_GRADIENT_NORM, Trainer
+from tests.training.conftest import MakeSetup, layers_of
 from tests.world import example_rows
 
 NUM_STEPS = 3
@@ -147,12 +147,12 @@ def test_losses_rewards_and_gradients_of_the_first_steps_are_trls(
 ) -> None:
     path = micro_model if base == "micro" else EMBEDDED_BASE_PATH
     plain, _ = make_setup(base=path)
-    fresh = fresh_adapter(plain.layers, 16, 32.0, seed=1)
+    fresh = fresh_adapter(layers_of(plain), 16, 32.0, seed=1)
     start = a_tuned_adapter(fresh) if from_tuned else None
     values = {"num_rows": NUM_STEPS * BATCH_SIZE, "batch_size": BATCH_SIZE, "n_epochs": 1, "learning_rate": 1e-3}
     setup, plan = make_setup(base=path, method="dpo", start=start, **(values | loss))
-    state = fresh_state(setup.layers, plan, 7, start or fresh)
-    trainer = Trainer(setup.base, setup.layers, setup.method, plan, state)
+    state = setup.trained.fresh_state(7, start or fresh)
+    trainer = Trainer(setup.base, setup.trained, setup.method, plan, state)
     lines = [[row.line for row in setup.method.rows_of_step(step)] for step in range(1, NUM_STEPS + 1)]
 
     ours, our_gradients = our_steps(trainer)

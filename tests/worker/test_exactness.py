@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "supervised": ("supervised", False, {}),
     "supervised, the best kept": ("supervised", False, {"keep_best": True, "checkpoint_every": 2}),
     "supervised, stopped early": ("supervised", False, STOPPED),
+    "supervised, all weights": ("supervised", False, {"adapter": {"type": "full"}}),
+    "supervised, all weights from a tuned model": ("supervised", True, {"adapter": {"type": "full"}}),
     "dpo": ("dpo", False, {}),
     "dpo from a tuned model": ("dpo", True, {}),
     "dpo beside a tuned model": ("dpo", True, DROPPING),
