@@ -21,8 +21,7 @@ def prepare_embeddings(library: Library, request: EmbedRequest) -> Callable[[], 
     if request.base is None:
         embedder = library.embedder()
         return lambda: embedder.embed(request.inputs)
-    loaded = library.base(request.base)
-    adapter = None if request.adapter is None else library.adapter(request.base, request.adapter)
+    loaded, adapter = library.find(request.base, request.adapter)
     inputs = [_encode(loaded, given) for given in request.inputs]
     return lambda: _embed(loaded, inputs, adapter)
 

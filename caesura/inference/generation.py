@@ -114,6 +114,7 @@ class _Computing:
             self._share_cores()
             for decoder in list(self._batches):
                 self._advance(decoder)
+                self._forget_idle(decoder)
             _tell(self._untold)
             self._untold = []
 
@@ -166,6 +167,11 @@ class _Computing:
                 del self._listeners[answer]
             if outcome:
                 self._untold.append((listener, outcome))
+
+    def _forget_idle(self, decoder: Decoder) -> None:
+        """A model that nobody asks any more may leave the memory."""
+        if not self._batches[decoder].members and not self._waiting[decoder]:
+            del self._batches[decoder], self._waiting[decoder]
 
     def _fail(self, decoder: Decoder, error: Exception) -> None:
         """Nobody knows in which state the batch is: all of it ends, and the next one begins anew."""

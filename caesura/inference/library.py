@@ -1,11 +1,11 @@
-"""The models in memory: base models and the embedding model, each loaded once, and the adapters used last."""
+"""The models in memory: base models and the embedding model, each loaded once, and the tuned models used last."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,9 +13,10 @@ from caesura.errors import InvalidRequest
 from caesura.inference.embedder import Embedder, load_embedder
 from caesura.inference.tools import ToolFormat, find_format
 from caesura.jobs import Artifact
+from caesura.models import full
 from caesura.models.decoding import Decoder, build_decoder
 from caesura.models.decoding.adapters import LoadedAdapter
-from caesura.models.loading import Base, choose_device, load_base, tool_template
+from caesura.models.loading import Base, ChatTokenizer, choose_device, load_base, tool_template
 from caesura.models.lora import from_files
 from caesura.settings import Settings
 from caesura.storage import Storage, get_files
@@ -24,11 +25,13 @@ logger = logging.getLogger(__name__)
 
 #: Adapters in memory are bounded by this, those in use apart.
 MAX_ADAPTER_BYTES = 2**30
+#: Tuned models with weights of their own in memory, those in use apart: each takes what its base takes.
+MAX_FULL_MODELS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A base model, ready to answer."""
+    """A base model, or a tuned one with weights of its own in the place of its base's, ready to answer."""
 
     base: Base
     decoder: Decoder
@@ -46,12 +49,27 @@ class Library:
         self._bases: dict[str, Loaded] = {}
         #: By the base's name and the artifact's prefix, which is written once; the one used last comes last.
         self._adapters: OrderedDict[tuple[str, str], LoadedAdapter] = OrderedDict()
+        #: As the adapters.
+        self._full_models: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
+        #: By the base's name, for it and the models of its kind: what is made of a tokenizer is made once.
+        self._tokenizers: dict[str, ChatTokenizer] = {}
         self._embedder: Embedder | None = None
+
+    def find(self, base: str, artifact: Artifact | None) -> tuple[Loaded, LoadedAdapter | None]:
+        """What answers for the tuned model `artifact` of this base, and with which adapter; None: the base itself.
+
+        Raises as `adapter`.
+        """
+        if artifact is None:
+            return self.base(base), None
+        if artifact.is_full:
+            return self._full_model(base, artifact), None
+        return self.base(base), self.adapter(base, artifact)
 
     def base(self, name: str) -> Loaded:
         """The base model. Raises InvalidRequest when it cannot be loaded."""
         if name not in self._bases:
-            self._bases[name] = self._load(name)
+            self._bases[name] = _make_ready(self._load(name))
         return self._bases[name]
 
     def adapter(self, base: str, artifact: Artifact) -> LoadedAdapter:
@@ -81,7 +99,19 @@ class Library:
             self._embedder = load_embedder(path, choose_device(self._settings.device))
         return self._embedder
 
-    def _load(self, name: str) -> Loaded:
+    def _full_model(self, base: str, artifact: Artifact) -> Loaded:
+        key = (base, artifact.prefix)
+        if key not in self._full_models:
+            weights = full.from_files(get_files(self._storage, artifact))
+            while len(self._full_models) >= MAX_FULL_MODELS:  # before another is loaded beside them
+                self._full_models.popitem(last=False)
+            own = self._load(base)
+            full.set_weights(own.model, weights)
+            self._full_models[key] = _make_ready(own)
+        self._full_models.move_to_end(key)
+        return self._full_models[key]
+
+    def _load(self, name: str) -> Base:
         settings = self._settings.bases().get(name)
         if settings is None:
             raise InvalidRequest(
@@ -92,12 +122,15 @@ class Library:
         began_s = time.monotonic()
         device = choose_device(self._settings.device)
         base = load_base(name, settings, _dtype(self._settings.dtype, device), device)
-        loaded = Loaded(base, build_decoder(base.model), find_format(tool_template(base.tokenizer)))
         logger.info("loaded the base model '%s' in %.1f s", name, time.monotonic() - began_s)
-        return loaded
+        return replace(base, tokenizer=self._tokenizers.setdefault(name, base.tokenizer))
 
     def _num_adapter_bytes(self) -> int:
         return sum(adapter.num_bytes for adapter in self._adapters.values())
+
+
+def _make_ready(base: Base) -> Loaded:
+    return Loaded(base, build_decoder(base.model), find_format(tool_template(base.tokenizer)))
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

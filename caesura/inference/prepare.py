@@ -20,8 +20,7 @@ from caesura.models.decoding.adapters import LoadedAdapter
 
 def prepare(library: Library, request: ChatRequest | CompletionRequest) -> list[Answer]:
     """The request's `n` answers. Raises what `Engine.generate` raises before the first piece."""
-    loaded = library.base(request.base)
-    adapter = None if request.adapter is None else library.adapter(request.base, request.adapter)
+    loaded, adapter = library.find(request.base, request.adapter)
     vocab_size = loaded.decoder.vocab_size
     check_token_ids(list(request.logit_bias), vocab_size, "logit_bias")
     functions = _functions(loaded, request) if isinstance(request, ChatRequest) and request.tools else None

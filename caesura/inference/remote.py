@@ -77,6 +77,13 @@ class RemoteEngine:
         base = self._base_name(request)
         if request.adapter is None:
             return await post(self._client, to_path(request), to_body(request, base))
+        if request.adapter.is_full:
+            raise InvalidRequest(
+                "This model has weights of its own (adapter.type 'full'), and the server at 'engine_url' is told of "
+                "adapters alone (docs/vllm.md). Export the model with format=merged, and serve it there as a base.",
+                param="model",
+                code="model_not_available",
+            )
         for _ in range(2):
             name = await self._adapters.load(request.adapter, base, request)
             response = await post(self._client, to_path(request), to_body(request, name))

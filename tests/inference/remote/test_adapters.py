@@ -20,7 +20,7 @@ from caesura.inference.engine import (
     Piece,
 )
 from caesura.inference.remote import RemoteEngine
-from caesura.jobs import Artifact
+from caesura.jobs import FULL_WEIGHTS, Artifact
 from caesura.storage import put_files
 from tests.inference.fake_vllm import BASE, FakeVllm, error
 from tests.inference.remote.asking import (
@@ -226,3 +226,15 @@ def test_who_leaves_while_an_adapter_is_loaded_does_not_end_that_for_the_others(
 
     assert asyncio.run(run())[-1] == Finished("stop", 5, 2)
     assert len(fake.loads) == 1
+
+
+def test_a_model_with_weights_of_its_own_is_refused_and_the_server_hears_nothing(
+    fake: FakeVllm, open_engine: Callable[..., RemoteEngine], tmp_path: Path
+) -> None:
+    full = put_files(storage_in(tmp_path), "adapters", {FULL_WEIGHTS: b"weights"})
+    with pytest.raises(InvalidRequest, match="format=merged") as refused:
+        ask(open_engine(), replace(CHAT, adapter=full))
+
+    assert (refused.value.param, refused.value.code) == ("model", "model_not_available")
+    assert not fake.loads
+    assert not fake.requests
