@@ -149,7 +149,7 @@ def test_the_one_used_longest_ago_leaves_the_memory_once_nobody_asks_it(
         await drain(generation.generate(replace(CHAT, adapter=second)))
         async with aclosing(generation.generate(replace(CHAT, adapter=first, max_tokens=100))) as pieces:
             await anext(pieces)
-            gone = weakref.ref(library.find("micro", first)[0].base.model)
+            gone = weakref.ref(library.find("micro", first)[0].decoder)
             await drain(generation.generate(replace(CHAT, adapter=second)))
             await drain(generation.generate(replace(CHAT, adapter=third)))
             assert gone() is not None  # it answers still
