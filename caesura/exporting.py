@@ -1,4 +1,4 @@
-"""Tuned models to be taken along: a tar of PEFT's two files, or of a whole model with the adapter merged into it.
+"""Tuned models to be taken along: a tar of PEFT's two files, or of a whole model with what was trained in its weights.
 
 Merging takes torch, so a child does it, `python -m caesura.models.merge`. On standard output its first line says how
 many bytes the tar has, or what is at fault; the tar itself follows.
@@ -57,9 +57,11 @@ class Exporter:
         self._merges = threading.BoundedSemaphore(MAX_MERGES)
 
     def open(self, model: Model, format: Format, settings: Settings, storage: Storage) -> Export:
-        """Begin. Raises BlobDamaged for an adapter that is not what was written; for a merged model InvalidRequest
-        where its base cannot be had, or not be merged, and RateLimited where too many are under way."""
+        """Begin. Raises BlobDamaged for a model whose files are not what was written, InvalidRequest for PEFT's files
+        of one that is no adapter; for a merged model InvalidRequest where its base cannot be had, or not be merged, and
+        RateLimited where too many are under way."""
         if format == "peft":
+            _refuse_full(model)
             return _open_adapter(model, settings, storage)
         if not self._merges.acquire(blocking=False):
             raise RateLimited("This server is merging as many models as it may at once. Please try again in a while.")
@@ -131,6 +133,16 @@ def refuse_base(settings: Settings, name: str) -> None:
         )
 
 
+def _refuse_full(model: Model) -> None:
+    if model.adapter.is_full:
+        raise InvalidRequest(
+            f"'{model.name}' has weights of its own (adapter.type 'full') and no adapter that PEFT could load. Export "
+            "it with format=merged.",
+            param="format",
+            code="invalid_value",
+        )
+
+
 def _folder(model: Model) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model.name).strip("-.")
 
@@ -184,18 +196,20 @@ class _Merging:
         model = self._model
         base = self._settings.bases().get(model.base)
         if base is None:
+            remedy = "" if model.adapter.is_full else ", or export with format=peft"
             raise InvalidRequest(
                 f"Model '{model.name}' was tuned from the base '{model.base}', which is no longer in this server's "
-                "settings. Put it back into [models] in caesura.toml, or export with format=peft.",
+                f"settings. Put it back into [models] in caesura.toml{remedy}.",
                 param="model",
                 code="model_not_available",
             )
+        words = "with all its weights tuned" if model.adapter.is_full else "with a LoRA adapter in its weights"
         request: dict[str, Any] = {
             "blobs": str(self._settings.data_dir / "blobs"),
             "adapter": {"prefix": model.adapter.prefix, "files": model.adapter.files},
             "base": model.base,
             "path": base.path,
-            "card": _card(model, self._settings, "transformers", "with a LoRA adapter in its weights"),
+            "card": _card(model, self._settings, "transformers", words),
             "folder": _folder(model),
             "mtime": model.created_at,
         }

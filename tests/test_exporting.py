@@ -25,6 +25,8 @@ from caesura import cli, exporting
 from caesura.errors import BlobDamaged, CaesuraError, InvalidRequest, RateLimited
 from caesura.exporting import MAX_MERGES, Exporter, unpack
 from caesura.jobs import Model
+from caesura.models.full import from_files as full_from_files
+from caesura.models.full import set_weights
 from caesura.models.lora import add_lora, from_files, set_adapter
 from caesura.settings import BaseModelSettings, Settings
 from caesura.storage import get_files
@@ -158,6 +160,45 @@ def test_a_model_without_its_base_in_the_settings_is_exported_as_an_adapter_alon
         export(world, tuned, "merged", tmp_path / "merged")
     assert (export(world, tuned, "peft", tmp_path / "peft") / "adapter_config.json").is_file()
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.fixture
+def full(world: World) -> Model:
+    """With weights of its own."""
+    rows = example_rows("style_train.jsonl")[:12]
+    job = world.create_job(rows, batch_size=4, n_epochs=1, learning_rate_multiplier=5.0, adapter={"type": "full"})
+    model = world.store.models.find(world.run(job).model_name)
+    assert model is not None
+    return model
+
+
+def test_a_model_with_weights_of_its_own_is_exported_with_them(
+    world: World, full: Model, micro_model: Path, tmp_path: Path
+) -> None:
+    folder = export(world, full, "merged", tmp_path / "out")
+    here = AutoModelForCausalLM.from_pretrained(micro_model, dtype=torch.float32)
+    set_weights(here, full_from_files(get_files(world.storage, full.adapter)))
+    there = AutoModelForCausalLM.from_pretrained(folder)
+
+    assert torch.equal(logits(there), logits(here))
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    card = (folder / "README.md").read_text()
+    assert "`micro` with all its weights tuned, made by Caesura. Load it with transformers." in card
+
+
+def test_it_has_no_adapter_to_be_exported_and_the_error_says_what_it_has(
+    world: World, full: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"no adapter that PEFT could load\. Export it with format=merged"
+    ) as refused:
+        export(world, full, "peft", tmp_path / "out")
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, "format", "invalid_value")
+    assert not (tmp_path / "out").exists()
+
+    world.settings = world.settings.model_copy(update={"models": {}})
+    with pytest.raises(InvalidRequest, match=r"Put it back into \[models\] in caesura\.toml\.$"):
+        export(world, full, "merged", tmp_path / "out")
 
 
 def test_only_so_many_models_are_merged_at_once(world: World, tuned: Model) -> None:

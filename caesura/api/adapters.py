@@ -6,10 +6,10 @@ from typing import Any
 
 from caesura.api.state import Server
 from caesura.errors import InvalidRequest
-from caesura.jobs import Job
+from caesura.jobs import Job, Model
 from caesura.models.qlora import check_qlora
 from caesura.models.targets import match_targets
-from caesura.schema.adapters import ALL_LINEAR, AdapterOptions
+from caesura.schema.adapters import ALL_LINEAR, FULL, AdapterOptions, choose_type
 
 #: From a key of the job's `adapter` to the plan's name of it.
 _PLANNED = {
@@ -19,20 +19,20 @@ _PLANNED = {
     "dropout": "lora_dropout",
     "target_modules": "target_modules",
 }
-#: Types that are in the schema, and that no job can have yet.
-NOT_OFFERED = frozenset({"full"})
 
 
-def check_adapter(server: Server, base: str, asked: AdapterOptions | None) -> None:
-    """Raises InvalidRequest for a type that is not offered or cannot be had here, and for a layer that the base has
-    not, where that can be told before the job starts."""
+def check_adapter(server: Server, base: str, start: Model | None, method: str, options: AdapterOptions | None) -> None:
+    """Raises InvalidRequest for a type that the method has not, that cannot be had here or does not go on from the
+    tuned model `start`, and for a layer that the base has not, where that can be told before the job starts."""
     settings = server.settings.bases()[base]
-    given = settings.adapter.given() | ({} if asked is None else asked.given())
-    kind: str = given.get("type", "lora")
-    if kind in NOT_OFFERED:
-        raise InvalidRequest(
-            f"The adapter type '{kind}' is not offered yet; use 'lora'.", param="adapter.type", code="invalid_value"
-        )
+    defaults, asked = settings.adapter.given(), {} if options is None else options.given()
+    given = defaults | asked
+    kind = choose_type(asked, defaults, None if start is None else start.adapter.is_full)
+    if start is not None and start.adapter.is_full:
+        _check_going_on(start, method, kind)
+    if kind == FULL:
+        _check_full(method, asked)
+        return
     targets: str | list[str] = given.get("target_modules", ALL_LINEAR)
     if kind == "lora" and targets == ALL_LINEAR:
         return
@@ -45,11 +45,43 @@ def check_adapter(server: Server, base: str, asked: AdapterOptions | None) -> No
         match_targets(found.layers, targets)
 
 
+def _check_going_on(start: Model, method: str, kind: str) -> None:
+    """`start` has weights of its own."""
+    if method == "supervised" and kind == FULL:
+        return
+    remedy = "Leave adapter.type out, or name 'full'." if method == "supervised" else "Name its base, or another model."
+    raise InvalidRequest(
+        f"Model '{start.name}' has weights of its own (adapter.type 'full'), and only supervised jobs of this type go "
+        f"on from it. {remedy}",
+        param="adapter.type" if method == "supervised" else "model",
+        code="invalid_value",
+    )
+
+
+def _check_full(method: str, asked: dict[str, Any]) -> None:
+    if method != "supervised":
+        raise InvalidRequest(
+            f"The adapter type 'full' is for supervised jobs, and this one's method is '{method}'. Use 'lora'.",
+            param="adapter.type",
+            code="invalid_value",
+        )
+    for name in asked:
+        if name != "type":
+            raise InvalidRequest(
+                f"'adapter.{name}' is of adapters, and this job trains all weights (adapter.type 'full'). Leave it "
+                "out, or use the type 'lora'.",
+                param=f"adapter.{name}",
+                code="invalid_value",
+            )
+
+
 def told_adapter(job: Job) -> dict[str, Any]:
     """What the job tells of its adapter, where its creator asked for one: as it is, once the first attempt has chosen
     it; before that as it was asked for."""
     if "adapter" not in job.extras:
         return {}
     plan = job.plan or {}
+    if plan.get("adapter_type") == FULL:
+        return {"adapter": job.extras["adapter"] | {"type": FULL}}
     resolved = {name: plan[planned] for name, planned in _PLANNED.items() if planned in plan}
     return {"adapter": job.extras["adapter"] | resolved}

@@ -43,7 +43,8 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     if body.method is not None and body.method.type == "reinforcement":
         _check_reinforcement(body, body.method, server, tools_of(request))
     base, start = _find_model(server, body.model)
-    check_adapter(server, base, body.adapter)
+    method = "supervised" if body.method is None else body.method.type
+    check_adapter(server, base, start, method, body.adapter)
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")

@@ -1,8 +1,9 @@
-"""A base with an adapter in its own weights, as a tar on standard output: `python -m caesura.models.merge`.
+"""A base with an adapter in its own weights, or with others in their place, as a tar on standard output: `python -m
+caesura.models.merge`.
 
     W' = W + (alpha / rank) · B A      computed in fp32, kept in the dtype that W is stored in
 
-One tensor is in memory at a time: the base's safetensors files are read where they lie, and what no adapter changes is
+Of the base one tensor is in memory at a time: its safetensors files are read where they lie, and what is not changed is
 copied as it is. Not covered: weights that are stored quantized, and layers that the files call by other names than
 `transformers` does.
 """
@@ -13,19 +14,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from caesura.errors import CaesuraError, InvalidRequest
 from caesura.jobs import Artifact
+from caesura.models.full import FullWeights, check_names_and_shapes
 from caesura.models.loading import build_without_weights, find_folder
-from caesura.models.lora import Adapter, check_fit, find_linears, from_files, in_out_features, name_A, name_B
+from caesura.models.lora import Adapter, add_low_rank, check_fit, find_linears, in_out_features
+from caesura.models.tuned import from_files
 from caesura.programs import read_request
 from caesura.settings import BaseModelSettings
 from caesura.storage import LocalStorage, get_files
@@ -55,24 +58,17 @@ class Stored:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The adapter's part for `layer` is added to the tensor, which is [in, out] if it is transposed."""
-
-    layer: str
-    is_transposed: bool
+#: From a tensor of the base to the one in its place, in fp32.
+Change = Callable[[Tensor], Tensor]
 
 
 class Merged:
-    """The folder of a base with its tensors by name, and an adapter with the tensors that it changes."""
+    """The folder of a base with its tensors by name, and what is changed of them."""
 
-    def __init__(
-        self, folder: Path, tensors: Mapping[str, Stored], adapter: Adapter, changes: Mapping[str, Change]
-    ) -> None:
+    def __init__(self, folder: Path, tensors: Mapping[str, Stored], changes: Mapping[str, Change]) -> None:
         self._folder = folder
         #: In the order in which they are written: larger numbers first, so that each is aligned.
         self._tensors = dict(sorted(tensors.items(), key=lambda item: (-_item_bytes(item[1]), item[0])))
-        self._adapter = adapter
         self._changes = changes
 
     def entries(self, card: str) -> list[Entry]:
@@ -110,10 +106,7 @@ class Merged:
     def _merge(self, file: BinaryIO, stored: Stored, change: Change) -> bytes:
         dtype = DTYPES[stored.dtype]
         weight = torch.frombuffer(bytearray(file.read(stored.num_bytes)), dtype=dtype).view(stored.shape)
-        weights = self._adapter.weights
-        delta = weights[name_B(change.layer)].float() @ weights[name_A(change.layer)].float()
-        merged = torch.add(weight.float(), delta.t() if change.is_transposed else delta, alpha=self._adapter.scaling)
-        return _to_bytes(merged.to(dtype))
+        return _to_bytes(change(weight).to(dtype))
 
 
 def merge(folder: Path, adapter: Adapter, model: nn.Module) -> Merged:
@@ -124,21 +117,63 @@ def merge(folder: Path, adapter: Adapter, model: nn.Module) -> Merged:
     linears = find_linears(model)
     check_fit(adapter, {name: in_out_features(linear) for name, linear in linears.items()})
     tensors = _find_tensors(folder)
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
     changes: dict[str, Change] = {}
     for layer in adapter.modules:
-        names = (f"{layer}.weight", f"{layer.removeprefix(prefix)}.weight", f"{prefix}{layer}.weight")
-        name = next((name for name in names if name in tensors), None)
-        if name is None or tensors[name].dtype not in DTYPES:
-            how = "under another name" if name is None else f"as {tensors[name].dtype}"
+        name = _find_name(f"{layer}.weight", model, tensors)
+        how = _why_not(name, tensors)
+        if name is None or how:
             raise InvalidRequest(
                 f"The base's files hold the weights of its layer '{layer}' {how}, so that nothing can be merged into "
                 "them. Export with format=peft, and merge by PEFT's merge_and_unload.",
                 param="format",
                 code="invalid_value",
             )
-        changes[name] = Change(layer, isinstance(linears[layer], Conv1D))
-    return Merged(folder, tensors, adapter, changes)
+        changes[name] = partial(add_low_rank, adapter=adapter, layer=layer, linear=linears[layer])
+    return Merged(folder, tensors, changes)
+
+
+def replace_weights(folder: Path, full: FullWeights, model: nn.Module) -> Merged:
+    """The base with the weights of a tuned model in the place of its own, wherever its files have one: one that several
+    parts of the model share may stand there under more than one name. Raises as `merge`."""
+    check_names_and_shapes(full, model)
+    tensors = _find_tensors(folder)
+    names_of: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names_of.setdefault(id(parameter), []).append(name)
+    changes: dict[str, Change] = {}
+    for first, *others in names_of.values():
+        found = [_find_name(name, model, tensors) for name in (first, *others)]
+        names = [name for name in found if name is not None]
+        for name in names or [None]:
+            how = _why_not(name, tensors, full.weights[first].shape)
+            if name is None or how:
+                raise InvalidRequest(
+                    f"The base's files hold its weight '{first}' {how}, so that nothing can be put in its place. The "
+                    "model answers on this server all the same.",
+                    param="format",
+                    code="invalid_value",
+                )
+            changes[name] = partial(_put_in_place, weight=full.weights[first])
+    return Merged(folder, tensors, changes)
+
+
+def _put_in_place(_old: Tensor, weight: Tensor) -> Tensor:
+    return weight
+
+
+def _find_name(name: str, model: nn.Module, tensors: Mapping[str, Stored]) -> str | None:
+    """What the base's files call the model's weight `name`: some leave out the first part of their names."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return next((own for own in (name, name.removeprefix(prefix), f"{prefix}{name}") if own in tensors), None)
+
+
+def _why_not(name: str | None, tensors: Mapping[str, Stored], shape: Sequence[int] | None = None) -> str:
+    """How a tensor is stored that cannot be changed, or not into one of that shape; empty of one that can."""
+    if name is None:
+        return "under another name"
+    if shape is not None and tensors[name].shape != list(shape):
+        return "in another shape"
+    return "" if tensors[name].dtype in DTYPES else f"as {tensors[name].dtype}"
 
 
 def _find_tensors(folder: Path) -> dict[str, Stored]:
@@ -195,17 +230,21 @@ def main() -> None:
     settings = BaseModelSettings(path=request["path"])
     artifact = Artifact(request["adapter"]["prefix"], request["adapter"]["files"])
     try:
-        adapter = from_files(get_files(LocalStorage(Path(request["blobs"])), artifact))
+        tuned = from_files(get_files(LocalStorage(Path(request["blobs"])), artifact))
         model = build_without_weights(request["base"], settings)
-        entries = merge(find_folder(request["base"], settings), adapter, model).entries(request["card"])
+        folder = find_folder(request["base"], settings)
+        put_in = (
+            replace_weights(folder, tuned, model) if isinstance(tuned, FullWeights) else merge(folder, tuned, model)
+        )
+        entries = put_in.entries(request["card"])
     except CaesuraError as error:
         told = {"status": error.status, "message": error.message, "param": error.param, "code": error.code}
         output.write(json.dumps(told).encode() + b"\n")
         output.flush()
         return
-    folder, mtime = request["folder"], request["mtime"]
-    output.write(json.dumps({"num_bytes": tar_bytes(folder, entries, mtime)}).encode() + b"\n")
-    for piece in write_tar(folder, entries, mtime):
+    name, mtime = request["folder"], request["mtime"]
+    output.write(json.dumps({"num_bytes": tar_bytes(name, entries, mtime)}).encode() + b"\n")
+    for piece in write_tar(name, entries, mtime):
         output.write(piece)
     output.flush()
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from caesura.api.models import TarResponse
 from caesura.exporting import Export
-from caesura.jobs import Artifact, Job
+from caesura.jobs import FULL_WEIGHTS, Artifact, Job
 from caesura.models.lora import add_lora, fresh_adapter, from_files, set_adapter, to_files
 from caesura.settings import EMBEDDED_BASE_PATH
 from caesura.storage import put_files
@@ -126,6 +126,21 @@ def test_what_is_not_there_is_not_found_and_another_format_is_refused(service: S
     error = error_of(answer)
     assert (answer.status_code, error["param"], error["code"]) == (400, "format", "invalid_value")
     assert "'peft' and 'merged'" in error["message"]
+
+
+def test_peft_is_refused_of_a_model_with_weights_of_its_own(service: Service) -> None:
+    job, lease = service.start_job()
+    full = put_files(service.server.storage, "adapters", {FULL_WEIGHTS: b"weights"})
+    service.store.attempts.finish(lease, 2, full, [service.results()], trained_tokens=1)
+
+    for format in (None, "peft"):
+        answer = service.http.get(url(job.model_name, format))
+        error = error_of(answer)
+        assert (answer.status_code, error["param"], error["code"]) == (400, "format", "invalid_value")
+        assert error["message"] == (
+            f"'{job.model_name}' has weights of its own (adapter.type 'full') and no adapter that PEFT could load. "
+            "Export it with format=merged."
+        )
 
 
 def test_what_cannot_be_merged_is_told_before_the_answer_begins(service: Service, tuned: Job) -> None:

@@ -105,7 +105,6 @@ def test_a_job_that_asks_for_none_tells_of_none(service: Service, good_body: dic
         ({"type": "dora"}, "adapter.type", "invalid_value", "Supported values are: 'lora', 'qlora', and 'full'"),
         ({"r": 8}, "adapter.r", "unknown_parameter", "Unknown parameter: 'adapter.r'"),
         (8, "adapter", "invalid_type", "expected an object"),
-        ({"type": "full"}, "adapter.type", "invalid_value", "'full' is not offered yet; use 'lora'."),
     ],
 )
 def test_a_faulty_adapter_is_refused_by_name_and_value(
@@ -174,12 +173,20 @@ def test_qlora_is_refused_without_its_packages_and_taken_with_them(
             )
 
 
-@pytest.mark.parametrize(("base", "param"), [("whole", "adapter.type"), ("odd", "adapter.target_modules")])
+@pytest.mark.parametrize(
+    ("base", "method", "param"),
+    [("whole", {"type": "dpo"}, "adapter.type"), ("odd", {"type": "supervised"}, "adapter.target_modules")],
+)
 def test_what_a_bases_settings_ask_for_is_looked_at_unless_the_job_asks_for_something_else(
-    service: Service, good_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, base: str, param: str
+    service: Service,
+    good_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    method: dict[str, Any],
+    param: str,
 ) -> None:
     finding(service, monkeypatch, Examined(has_gpu=False, layers=LAYERS))
-    body = {**good_body, "model": base}
+    body = {**good_body, "model": base, "method": method}
 
     assert error_of(post(service, body))["param"] == param
     own = {"type": "lora", "target_modules": "all-linear"}

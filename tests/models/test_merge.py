@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from caesura.errors import BlobDamaged, InvalidRequest
+from caesura.models.full import FullWeights, get_weights
 from caesura.models.loading import build_without_weights
 from caesura.models.lora import Adapter, add_lora, fresh_adapter, name_A, set_adapter
-from caesura.models.merge import DTYPES, merge
+from caesura.models.merge import DTYPES, merge, replace_weights
 from caesura.settings import BaseModelSettings
 
 TOKENS_BT = torch.arange(24).view(2, 12)
@@ -56,10 +57,11 @@ def random_adapter(model: nn.Module, *last_parts: str) -> Adapter:
     return adapter
 
 
-def write_merged(base: Path, adapter: Adapter, target: Path) -> Path:
+def write_merged(base: Path, tuned: Adapter | FullWeights, target: Path) -> Path:
     model = build_without_weights("base", BaseModelSettings(path=str(base)))
     target.mkdir()
-    for entry in merge(base, adapter, model).entries("A card.\n"):
+    put_in = replace_weights(base, tuned, model) if isinstance(tuned, FullWeights) else merge(base, tuned, model)
+    for entry in put_in.entries("A card.\n"):
         data = b"".join(entry.pieces)
         assert len(data) == entry.num_bytes
         (target / entry.name).write_bytes(data)
@@ -166,9 +168,7 @@ def test_a_base_whose_files_cannot_be_merged_into_is_refused_with_the_remedy(
 ) -> None:
     base = tmp_path / "base"
     shutil.copytree(micro_model, base)
-    with safe_open(base / "model.safetensors", "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(change(tensors), base / "model.safetensors")
+    save_file(change(read_tensors(base)), base / "model.safetensors")
     adapter = random_adapter(AutoModelForCausalLM.from_pretrained(micro_model))
 
     with pytest.raises(InvalidRequest, match=rf"layer 'model\.layers\.0\.self_attn\.q_proj' {how}.*format=peft"):
@@ -182,3 +182,75 @@ def test_an_adapter_of_another_model_is_refused(micro_model: Path, tmp_path: Pat
 
     with pytest.raises(BlobDamaged, match="up_proj' have the wrong shape"):
         write_merged(micro_model, adapter, tmp_path / "merged")
+
+
+def random_weights(base: Path) -> FullWeights:
+    """Near those of the base."""
+    generator = torch.Generator().manual_seed(3)
+    full = get_weights(AutoModelForCausalLM.from_pretrained(base))
+    for tensor in full.weights.values():
+        tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
+    return full
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_a_model_with_weights_of_its_own_says_elsewhere_what_its_weights_say(base: Path, tmp_path: Path) -> None:
+    full = random_weights(base)
+    there = AutoModelForCausalLM.from_pretrained(write_merged(base, full, tmp_path / "merged")).eval()
+    plain = AutoModelForCausalLM.from_pretrained(base).eval()
+
+    assert get_weights(there).weights.keys() == full.weights.keys()
+    assert all(torch.equal(weight, full.weights[name]) for name, weight in there.named_parameters())
+    assert (logits(there) - logits(plain)).abs().max() > 0.1
+
+
+def test_own_weights_are_written_in_the_dtype_of_each_and_everywhere_where_one_that_is_shared_stands(
+    micro_model: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(micro_model, base)
+    tensors = {name: tensor.bfloat16() for name, tensor in read_tensors(micro_model).items()}
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].float()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()  # as some files have it
+    tensors["a.buffer"] = torch.arange(3)
+    save_file(tensors, base / "model.safetensors")
+    full = random_weights(micro_model)
+    written = read_tensors(write_merged(base, full, tmp_path / "merged"))
+
+    assert {name: tensor.dtype for name, tensor in written.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
+    assert torch.equal(written.pop("a.buffer"), torch.arange(3))
+    assert torch.equal(written.pop("lm_head.weight"), full.weights["model.embed_tokens.weight"].bfloat16())
+    assert written.keys() == full.weights.keys()
+    assert all(torch.equal(tensor, full.weights[name].to(tensor.dtype)) for name, tensor in written.items())
+
+
+def cut(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[1:].clone() if "q_proj" in name else tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "how"), [(rename, "under another name"), (quantize, "as I8"), (cut, "in another shape")]
+)
+def test_a_base_whose_files_have_no_place_for_own_weights_is_told(
+    micro_model: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], how: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(micro_model, base)
+    save_file(change(read_tensors(base)), base / "model.safetensors")
+
+    with pytest.raises(InvalidRequest, match=rf"weight 'model\.layers\.0\.self_attn\.q_proj\.weight' {how}, so that"):
+        write_merged(base, random_weights(micro_model), tmp_path / "merged")
+
+
+def test_weights_of_another_model_are_refused(micro_model: Path, tmp_path: Path) -> None:
+    full = random_weights(micro_model)
+    del full.weights["model.norm.weight"]
+
+    with pytest.raises(BlobDamaged, match=r"no weight 'model\.norm\.weight'"):
+        write_merged(micro_model, full, tmp_path / "merged")
