@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from caesura.jobs import JobError
+from caesura.schema.adapters import FULL
 from caesura.training.plan import Plan
 
 #: How torch's CPU allocator begins what it raises, which has no class of its own.
@@ -33,9 +34,12 @@ def step_too_large(step: int, plan: Plan, kind: str) -> JobError:
     if kind == "reinforcement":
         setting = "micro_batch_tokens, or the job's max_completion_tokens"
         rows = f"{plan.sampled_together} answers at once, of up to {plan.max_completion_tokens} tokens each; {rows}"
+    adapter = ""
+    if plan.adapter_type == FULL:
+        adapter = " All weights take 16 bytes a parameter to train: an adapter (adapter.type 'lora') takes far less."
     return JobError(
         "out_of_memory",
         f"Step {step} does not fit into this machine's memory ({rows}, rows of up to {plan.context_window} tokens). "
         f"Lower {setting}, or the model's context_window, in the server's settings, and create the job again: a job "
-        "keeps the values that it began with. A lower batch_size does not help.",
+        f"keeps the values that it began with. A lower batch_size does not help.{adapter}",
     )
