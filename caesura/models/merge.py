@@ -11,8 +11,6 @@ copied as it is. Not covered: weights that are stored quantized, and layers that
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from caesura.errors import CaesuraError, InvalidRequest
 from caesura.jobs import Artifact
 from caesura.models.loading import build_without_weights, find_folder
 from caesura.models.lora import Adapter, check_fit, find_linears, from_files, in_out_features, name_A, name_B
-from caesura.programs import read_request
+from caesura.programs import read_request, take_output
 from caesura.settings import BaseModelSettings
 from caesura.storage import LocalStorage, get_files
 from caesura.tars import Entry, of_bytes, tar_bytes, write_tar
@@ -189,9 +187,7 @@ def _companions(folder: Path) -> list[Entry]:
 
 def main() -> None:
     request = read_request()
-    # What libraries print belongs into the log, not into the tar.
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    output = take_output()
     settings = BaseModelSettings(path=request["path"])
     artifact = Artifact(request["adapter"]["prefix"], request["adapter"]["files"])
     try:
