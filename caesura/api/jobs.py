@@ -16,6 +16,7 @@ from caesura.api.adapters import check_adapter, told_adapter
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.extras import extras_of
+from caesura.api.memory import check_memory
 from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
@@ -44,6 +45,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
         _check_reinforcement(body, body.method, server, tools_of(request))
     base, start = _find_model(server, body.model)
     check_adapter(server, base, body.adapter)
+    check_memory(server.settings, base, "supervised" if body.method is None else body.method.type)
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
