@@ -185,7 +185,8 @@ def _check_tool(tool: object, index: int, key: str, place: Place) -> None:
 
 def schema_fault(parameters: dict[str, Any]) -> str | None:
     """What is wrong with the outermost part of a function's parameters; None if nothing is."""
-    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    properties: object = parameters.get("properties", {})
+    required: object = parameters.get("required", [])
     if parameters.get("type", "object") != "object":
         return f"its 'type' is {shown(parameters['type'])}, not \"object\""
     if not is_dict(properties) or not all(isinstance(schema, (dict, bool)) for schema in properties.values()):

@@ -184,7 +184,7 @@ FAULTY_ROWS: list[tuple[object, str, str | None]] = [
     ),
     (
         GOOD | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "dict"}}}]},
-        'Example 1 has a tool 1 whose parameters are not the JSON schema of an object: its \'type\' is "dict", not "object"',
+        "Example 1 has a tool 1 whose parameters are not the JSON schema of an object: its 'type' is \"dict\"",
         "tools[0].function.parameters",
     ),
     (
