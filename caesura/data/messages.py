@@ -172,7 +172,7 @@ def _check_tool(tool: object, index: int, key: str, place: Place) -> None:
         place.fail(f" has a tool {index + 1} whose function has no name", remedy, key)
     if not isinstance(function.get("description") or "", str):
         place.fail(f" has a tool {index + 1} whose description is not a string", remedy, key)
-    parameters = function.get("parameters") or {}
+    parameters: object = function.get("parameters") or {}
     if not is_dict(parameters):
         place.fail(f" has a tool {index + 1} whose parameters are not a JSON schema", remedy, key)
     if fault := schema_fault(parameters):
