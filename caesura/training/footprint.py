@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from caesura.training.hyperparameters import LORA_RANK
+
 #: A worker that has imported torch and transformers, before it has loaded anything; its threads and buffers.
 PROCESS_BYTES = 500 * 2**20
 #: Of an adapter, in which every weight has a gradient and two moments beside it, all of 4 bytes.
-RANK, BYTES_PER_ADAPTER_WEIGHT = 16, 16
+BYTES_PER_ADAPTER_WEIGHT = 16
 #: What the backward pass keeps of a token and a layer, in the compute type: so many times the hidden size (inputs of
 #: norms, of attention and of the MLP; queries, keys and values) and the MLP's size; in 4 bytes what norms compute in.
 NUM_HIDDEN, NUM_INNER, BYTES_OF_NORMS = 10, 4, 16
@@ -80,7 +82,7 @@ def estimate_bytes(shape: BaseShape, dtype: str, micro_batch_tokens: int, num_co
     """
     size = _ITEM_SIZES[dtype]
     weights = num_copies * shape.num_parameters * size
-    adapter = RANK * shape.num_adapted * BYTES_PER_ADAPTER_WEIGHT
+    adapter = LORA_RANK * shape.num_adapted * BYTES_PER_ADAPTER_WEIGHT
     kept = size * (NUM_HIDDEN * shape.hidden_size + NUM_INNER * shape.inner_size) + BYTES_OF_NORMS * shape.hidden_size
     logits = shape.vocabulary_size * (BYTES_OF_LOGITS + NUM_LOGITS * size)
     return PROCESS_BYTES + weights + adapter + micro_batch_tokens * (shape.num_layers * kept + logits)

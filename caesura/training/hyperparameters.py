@@ -46,6 +46,8 @@ MIN_BATCH_SIZES = {
 #: And to what it takes of the learning rate.
 RATE_SHARES = {"supervised": 1.0, "dpo": PREFERENCE_RATE_SHARE, "reinforcement": REINFORCEMENT_RATE_SHARE}
 #: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
+#: Of an adapter, where nobody says another.
+LORA_RANK = 16
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05

@@ -16,7 +16,9 @@ from caesura.models.loading import measure_base
 from caesura.models.lora import add_lora, fresh_adapter
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings, Settings
 from caesura.training import footprint, plan
+from caesura.training.adapters import LORA_ALPHA
 from caesura.training.footprint import TOLERANCE, estimate_bytes, guess_dtype, memory_bytes, read_shape, trains_on_cpu
+from caesura.training.hyperparameters import LORA_RANK
 from tests.world import World, example_rows
 
 MIB = 2**20
@@ -55,14 +57,13 @@ def test_the_shape_is_that_of_the_model(micro_model: Path) -> None:
     shape = read_shape(str(micro_model))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(micro_model))
-    adapter = fresh_adapter(add_lora(model), plan.LORA_RANK, plan.LORA_ALPHA, 0)
+    adapter = fresh_adapter(add_lora(model), LORA_RANK, LORA_ALPHA, 0)
 
     assert shape is not None
     assert shape.num_parameters == measure_base("micro", BaseModelSettings(path=str(micro_model)))[0]
-    assert footprint.RANK * shape.num_adapted == sum(weight.numel() for weight in adapter.weights.values())
+    assert LORA_RANK * shape.num_adapted == sum(weight.numel() for weight in adapter.weights.values())
     assert (shape.num_layers, shape.hidden_size) == (model.config.num_hidden_layers, model.config.hidden_size)
     assert (shape.inner_size, shape.vocabulary_size) == (model.config.intermediate_size, model.config.vocab_size)
-    assert footprint.RANK == plan.LORA_RANK
 
 
 def test_each_part_counts() -> None:
