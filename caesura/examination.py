@@ -59,6 +59,7 @@ def _ask(name: str, path: str) -> Examined | None:
         try:
             child.stdin.write(json.dumps({"name": name, "path": path}).encode() + b"\n")
             reply = child.stdout.read()
+            child.wait()  # it ends with whoever holds its standard input
         except BrokenPipeError:  # it has died already: told below
             reply = b""
         finally:

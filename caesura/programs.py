@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, BinaryIO
 
 _ORPHANED = 3
 
@@ -20,6 +20,13 @@ def read_request() -> dict[str, Any]:
     request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_asker, daemon=True).start()
     return request
+
+
+def take_output() -> BinaryIO:
+    """Standard output for the answer alone: what libraries print from now on goes into the log."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return output
 
 
 def _end_with_the_asker() -> None:

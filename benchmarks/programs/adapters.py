@@ -10,7 +10,8 @@ from benchmarks.programs import arguments, finish
 from caesura.models.loading import load_base
 from caesura.models.lora import add_lora, fresh_adapter, to_files
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
+from caesura.training.adapters import LORA_ALPHA
+from caesura.training.hyperparameters import LORA_RANK
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from caesura.models.decoding import Decoder, build_decoder
 from caesura.models.decoding.adapters import LoadedAdapter
 from caesura.models.lora import Adapter, add_lora, fresh_adapter, to_files
 from caesura.settings import EMBEDDED_BASE_PATH
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
+from caesura.training.adapters import LORA_ALPHA
+from caesura.training.hyperparameters import LORA_RANK
 
 NUM_PROMPT_TOKENS = 32
 NUM_ADAPTERS = 8

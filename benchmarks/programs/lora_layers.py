@@ -17,8 +17,9 @@ from caesura.data.rows import Row
 from caesura.models.loading import Base, load_base
 from caesura.models.lora import add_lora, fresh_adapter, set_adapter
 from caesura.settings import EMBEDDED_BASE, EMBEDDED_BASE_PATH, BaseModelSettings
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
+from caesura.training.adapters import LORA_ALPHA
 from caesura.training.batch import Batch, make_batch
+from caesura.training.hyperparameters import LORA_RANK
 from caesura.training.logprobs import token_logprobs
 from caesura.training.losses import cross_entropy
 from caesura.training.trainer import ADAM_BETAS, MAX_GRADIENT_NORM

@@ -17,8 +17,8 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
-from caesura.training.hyperparameters import WARMUP_SHARE
+from caesura.training.adapters import LORA_ALPHA
+from caesura.training.hyperparameters import LORA_RANK, WARMUP_SHARE
 
 
 class Timed(DPOTrainer):

@@ -16,7 +16,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
+from caesura.training.adapters import LORA_ALPHA
+from caesura.training.hyperparameters import LORA_RANK
 
 
 class Watching(TrainerCallback):

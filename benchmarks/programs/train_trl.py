@@ -23,8 +23,8 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
 from caesura.settings import EMBEDDED_BASE_PATH
-from caesura.training.adapters import LORA_ALPHA, LORA_RANK
-from caesura.training.hyperparameters import WARMUP_SHARE
+from caesura.training.adapters import LORA_ALPHA
+from caesura.training.hyperparameters import LORA_RANK, WARMUP_SHARE
 
 
 def main() -> None:

@@ -21,13 +21,21 @@ _PLANNED = {
 }
 
 
+def find_type(server: Server, base: str, start: Model | None, options: AdapterOptions | None) -> str:
+    """The type that a job has, whoever says it; `start`: the tuned model that it goes on from."""
+    asked = {} if options is None else options.given()
+    return choose_type(
+        asked, server.settings.bases()[base].adapter.given(), None if start is None else start.adapter.is_full
+    )
+
+
 def check_adapter(server: Server, base: str, start: Model | None, method: str, options: AdapterOptions | None) -> None:
     """Raises InvalidRequest for a type that the method has not, that cannot be had here or does not go on from the
     tuned model `start`, and for a layer that the base has not, where that can be told before the job starts."""
     settings = server.settings.bases()[base]
-    defaults, asked = settings.adapter.given(), {} if options is None else options.given()
-    given = defaults | asked
-    kind = choose_type(asked, defaults, None if start is None else start.adapter.is_full)
+    asked = {} if options is None else options.given()
+    given = settings.adapter.given() | asked
+    kind = find_type(server, base, start, options)
     if start is not None and start.adapter.is_full:
         _check_going_on(start, method, kind)
     if kind == FULL:

@@ -12,10 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from caesura import faults
-from caesura.api.adapters import check_adapter, told_adapter
+from caesura.api.adapters import check_adapter, find_type, told_adapter
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.extras import extras_of
+from caesura.api.memory import check_memory
 from caesura.api.route import Route
 from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
@@ -45,6 +46,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     base, start = _find_model(server, body.model)
     method = "supervised" if body.method is None else body.method.type
     check_adapter(server, base, start, method, body.adapter)
+    check_memory(server.settings, base, method, find_type(server, base, start, body.adapter))
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")

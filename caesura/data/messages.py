@@ -172,8 +172,28 @@ def _check_tool(tool: object, index: int, key: str, place: Place) -> None:
         place.fail(f" has a tool {index + 1} whose function has no name", remedy, key)
     if not isinstance(function.get("description") or "", str):
         place.fail(f" has a tool {index + 1} whose description is not a string", remedy, key)
-    if not is_dict(function.get("parameters") or {}):
+    parameters: object = function.get("parameters") or {}
+    if not is_dict(parameters):
         place.fail(f" has a tool {index + 1} whose parameters are not a JSON schema", remedy, key)
+    if fault := schema_fault(parameters):
+        place.fail(
+            f" has a tool {index + 1} whose parameters are not the JSON schema of an object: {fault}",
+            'Write "parameters": {"type": "object", "properties": {"name": {...}}, "required": ["name"]}.',
+            f"{key}.function.parameters",
+        )
+
+
+def schema_fault(parameters: dict[str, Any]) -> str | None:
+    """What is wrong with the outermost part of a function's parameters; None if nothing is."""
+    properties: object = parameters.get("properties", {})
+    required: object = parameters.get("required", [])
+    if parameters.get("type", "object") != "object":
+        return f"its 'type' is {shown(parameters['type'])}, not \"object\""
+    if not is_dict(properties) or not all(isinstance(schema, (dict, bool)) for schema in properties.values()):
+        return "its 'properties' are not an object of schemas"
+    if not is_list(required) or not all(isinstance(name, str) for name in required):
+        return "'required' is not a list of names"
+    return None
 
 
 def read_parallel_tool_calls(row: dict[str, Any], place: Place) -> bool:

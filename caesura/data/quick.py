@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from caesura.data.lines import OUTPUT_KEYS
-from caesura.data.messages import MESSAGE_KEYS
+from caesura.data.messages import MESSAGE_KEYS, schema_fault
 from caesura.data.prompts import ASKING_ROLES, Needed, has_steps
 
 IsGood = Callable[[bytes], bool]
@@ -152,5 +152,6 @@ def _is_good_tool(tool: Any) -> bool:
         type(function) is dict
         and type(function.get("name")) is str
         and type(function.get("description", "")) is str
-        and type(function.get("parameters", function)) is dict
+        and type(parameters := function.get("parameters", {})) is dict
+        and schema_fault(parameters) is None
     )

@@ -12,8 +12,6 @@ copied as it is. Not covered: weights that are stored quantized, and layers that
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +27,7 @@ from caesura.models.full import FullWeights, check_names_and_shapes
 from caesura.models.loading import build_without_weights, find_folder
 from caesura.models.lora import Adapter, add_low_rank, check_fit, find_linears, in_out_features
 from caesura.models.tuned import from_files
-from caesura.programs import read_request
+from caesura.programs import read_request, take_output
 from caesura.settings import BaseModelSettings
 from caesura.storage import LocalStorage, get_files
 from caesura.tars import Entry, of_bytes, tar_bytes, write_tar
@@ -224,9 +222,7 @@ def _companions(folder: Path) -> list[Entry]:
 
 def main() -> None:
     request = read_request()
-    # What libraries print belongs into the log, not into the tar.
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    output = take_output()
     settings = BaseModelSettings(path=request["path"])
     artifact = Artifact(request["adapter"]["prefix"], request["adapter"]["files"])
     try:

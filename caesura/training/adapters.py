@@ -11,8 +11,8 @@ from caesura.models.lora import Adapter
 from caesura.models.targets import match_targets, name_targets
 from caesura.models.tuned import Tuned
 from caesura.schema.adapters import ALL_LINEAR, FULL, choose_type
+from caesura.training.hyperparameters import LORA_RANK
 
-LORA_RANK = 16
 #: Where alpha is not given; what the adapter adds is scaled by alpha / rank.
 ALPHA_PER_RANK = 2.0
 LORA_ALPHA = ALPHA_PER_RANK * LORA_RANK

@@ -48,6 +48,10 @@ RATE_SHARES = {"supervised": 1.0, "dpo": PREFERENCE_RATE_SHARE, "reinforcement":
 #: What a job takes of it that trains all weights: LoRA's best rates were found to be some ten times those of full
 #: training, whatever the model's size (Schulman et al. 2025, LoRA Without Regret).
 FULL_RATE_SHARE = 0.1
+#: Of an adapter, where nobody says another.
+LORA_RANK = 16
+#: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 #: Share of the steps in which the rate rises to its peak.
 WARMUP_SHARE = 0.05
 

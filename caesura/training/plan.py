@@ -22,6 +22,7 @@ from caesura.settings import BaseModelSettings, Settings
 from caesura.training.adapters import resolve_adapter
 from caesura.training.hyperparameters import (
     FULL_RATE_SHARE,
+    MICRO_BATCH_TOKENS,
     RATE_SHARES,
     base_learning_rate,
     resolve,
@@ -29,8 +30,6 @@ from caesura.training.hyperparameters import (
     resolve_reinforcement,
 )
 
-#: Tokens of one forward pass. On a CPU more of them leave its caches and gain nothing (docs/benchmarks.md).
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 #: Answers that are sampled together, in whole groups. More of them cost little on a GPU; a pause drops what is begun.
 SAMPLED_TOGETHER = {"cpu": 64, "cuda": 256}
 

@@ -202,14 +202,11 @@ class Attempt:
                 self._publish(self._in_hand)
 
     def _tell_of_data(self, findings: Findings) -> None:
-        for number, count in enumerate(findings.counts):
-            self._patiently(
-                lambda number=number, count=count: self._attempts.tell(
-                    self._lease, Telling(count, key=f"count:{number}")
-                )
-            )
-        for number, warning in enumerate(findings.warnings):
-            self._warn(warning, f"data:{number}")
+        counts = [Telling(count, key=f"count:{number}") for number, count in enumerate(findings.counts)]
+        warnings = [
+            Telling(warning, Level.WARN, key=f"data:{number}") for number, warning in enumerate(findings.warnings)
+        ]
+        self._patiently(lambda: self._attempts.tell(self._lease, *counts, *warnings))
         if REPORT not in self._job.extras:
             self._attach_report(findings.report)
 

@@ -32,6 +32,15 @@ WRONG = st.sampled_from(
     [None, True, False, 0, 1, 2, 1.0, "", " ", "x", [], {}, [None], [[]], {"type": "text"}, -1, 1e300]
 )
 TEXT = st.text(max_size=6)
+#: JSON schemas of an object, and what is none.
+PARAMETERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["object", "object", "dict", None]),
+        "properties": st.sampled_from([{}, {"a": {"type": "string"}}, {"a": True}, {"a": 1}, []]),
+        "required": st.sampled_from([[], ["a"], "a", [1]]),
+    },
+)
 
 
 def often(value: Any, *, wrong: Any = WRONG) -> Any:
@@ -77,7 +86,7 @@ TOOLS = st.lists(
             {
                 "type": often(st.just("function")),
                 "function": often(
-                    objects({"name": often(TEXT)}, {"description": often(TEXT), "parameters": often(st.just({}))})
+                    objects({"name": often(TEXT)}, {"description": often(TEXT), "parameters": often(PARAMETERS)})
                 ),
             },
             {},

@@ -183,6 +183,24 @@ FAULTY_ROWS: list[tuple[object, str, str | None]] = [
         "tools[0]",
     ),
     (
+        GOOD | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "dict"}}}]},
+        "Example 1 has a tool 1 whose parameters are not the JSON schema of an object:"
+        ' its \'type\' is "dict", not "object"',
+        "tools[0].function.parameters",
+    ),
+    (
+        GOOD | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]},
+        "Example 1 has a tool 1 whose parameters are not the JSON schema of an object:"
+        " its 'properties' are not an object of schemas",
+        "tools[0].function.parameters",
+    ),
+    (
+        GOOD | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"required": "a"}}}]},
+        "Example 1 has a tool 1 whose parameters are not the JSON schema of an object:"
+        " 'required' is not a list of names",
+        "tools[0].function.parameters",
+    ),
+    (
         GOOD | {"tools": [{"type": "function", "function": {"name": "f", "parameters": "x"}}]},
         "Example 1 has a tool 1 whose parameters are not a JSON schema",
         "tools[0]",

@@ -117,7 +117,7 @@ def test_of_validations_that_take_longer_than_the_training(
     world: World, training: Rows, clock: Clock, extras: dict[str, Any]
 ) -> None:
     validation = example_rows("style_train.jsonl")[:120]
-    clock.validate = lambda num_tokens: 0.28 * num_tokens
+    clock.validate = lambda num_tokens: 0.22 * num_tokens
     world.run(create(world, training, validation, **extras))
 
     clock.check(first=3)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from caesura.jobs import Job, Status
+from caesura.store.attempts import Attempts
+from caesura.worker.saver import Saver
 from tests.worker.disturb import (
     CRASHES,
     FEW_SHORT_ANSWERS,
@@ -145,6 +147,24 @@ def test_a_job_whose_worker_died_ends_in_the_bytes_of_an_undisturbed_one(
     assert world.outcome(job) == world.outcome(undisturbed)
     steps = [metrics["step"] for metrics in world.store.jobs.list_metrics(job.id)]
     assert steps == list(range(1, undisturbed.step + 1))
+
+
+def test_a_job_that_was_saved_at_the_step_that_ends_it_goes_on_to_its_end(
+    world: World, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = world.run(make_job())
+    job = make_job()
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "due", True)
+        patch.setattr(Saver, "save_in_passing", Saver._try_to_save)
+        crash_in(patch, Attempts, "finish", after=False)
+        with pytest.raises(Crash):
+            world.run(job, "worker-1")
+    assert world.store.jobs.list_states(job.id)[0].step == undisturbed.step
+    world.store.recovery.worker_gone("worker-1", "killed by SIGKILL")
+    world.run(job, "worker-2")
+
+    assert world.outcome(job) == world.outcome(undisturbed)
 
 
 def test_a_damaged_training_state_is_told_and_the_one_before_it_serves(

@@ -12,13 +12,13 @@ from tests.failure.points.conftest import MakeBench, Survived
 ATTEMPT = ("claiming", "claimed", "rows.read", "plan.made", "plan.recorded", "base.loaded", "restored")
 STEP = ("step.begun", "forward", "gradients.made", "step.applied", "step.measured", "step.recorded")
 END = ("telling:1", "told:1", "trained", "model.stored", "results.stored", "published")
-#: The blobs of a job: the checkpoint's four, the model's two, and the results'.
+#: The blobs of a job: the checkpoint's five, the model's two, and the two of the results.
 BLOB = ("blob.opened", "blob.half", "blob.written", "blob.synced", "blob.linked", "blob.durable")
 SUPERVISED = [
     *ATTEMPT,
     *[f"{name}:{at}" for name in STEP for at in (1, 3, 6)],
     *["checkpoint.begun", "checkpoint.made", "save.stored", "save.committed", "save.ended"],
-    *[f"{name}:{at}" for name in BLOB for at in (1, 2, 3, 6, 7)],
+    *[f"{name}:{at}" for name in BLOB for at in (1, 2, 3, 6, 8, 9)],
     *[f"{name}:{at}" for name in ("rows.written", "rows.committed") for at in (2, 3, 4, 5, 6)],
     *END,
 ]
