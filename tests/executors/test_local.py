@@ -72,6 +72,12 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "worker.py" in " ".join(child.cmdline())]
 
 
+def the_child() -> psutil.Process:
+    """The one that there is; between its fork and its program's start it is not known as one."""
+    wait_until(lambda: len(children()) == 1, "one child")
+    return children()[0]
+
+
 @pytest.mark.parametrize("warm_spare", [True, False])
 def test_a_worker_gets_the_job_it_was_started_for(
     make_executor: MakeExecutor, tmp_path: Path, warm_spare: bool
@@ -87,14 +93,14 @@ def test_a_worker_gets_the_job_it_was_started_for(
 def test_the_spare_takes_the_next_job_and_another_takes_its_place(make_executor: MakeExecutor, tmp_path: Path) -> None:
     executor = make_executor()
     executor.tick()
-    (spare,) = children()
+    spare = the_child()
     executor.start("job-1")
     executor.tick()
 
     wait_until((tmp_path / "job-1").exists, "the worker to have its job")
     assert "--spare" in (tmp_path / "job-1").read_text()
+    wait_until(lambda: len(children()) == 2, "another spare")
     assert spare in children()
-    assert len(children()) == 2
 
 
 def test_a_dead_spare_is_replaced_and_a_job_started_meanwhile_is_not_lost(
@@ -102,7 +108,7 @@ def test_a_dead_spare_is_replaced_and_a_job_started_meanwhile_is_not_lost(
 ) -> None:
     executor = make_executor()
     executor.tick()
-    (spare,) = children()
+    spare = the_child()
     spare.kill()
     wait_until(lambda: spare.status() == psutil.STATUS_ZOMBIE if spare.is_running() else True, "the spare's death")
     executor.start("job-1")
@@ -122,7 +128,7 @@ def test_a_signal_is_told_by_its_name(make_executor: MakeExecutor, tmp_path: Pat
     executor = make_executor(warm_spare=False)
     name = executor.start("job-1")
     wait_until((tmp_path / "job-1").exists, "the worker to have its job")
-    os.kill(children()[0].pid, signal.SIGKILL)
+    os.kill(the_child().pid, signal.SIGKILL)
 
     assert ends(executor) == [WorkerExit(name, "job-1", "killed by SIGKILL")]
 
@@ -152,7 +158,7 @@ def test_a_child_that_does_not_end_in_time_is_killed_and_holds_nobody_up_longer(
     executor = make_executor(warm_spare=False)
     worker = executor.start("job-1")
     wait_until((tmp_path / "job-1").exists, "the worker to have its job")
-    (child,) = children()
+    child = the_child()
     child.suspend()
     executor.close()
 
