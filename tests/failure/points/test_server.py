@@ -22,7 +22,7 @@ from caesura.scheduler import Scheduler
 from tests.failure.points import nursery
 from tests.failure.points.changes import SetClock, sweep_often
 from tests.failure.points.conftest import MakeBench, Survived
-from tests.failure.points.harness import Bench, wait_until_stopped
+from tests.failure.points.harness import Bench, stop_outside_a_transaction
 from tests.failure.points.nursery import KEY, Orders
 from tests.world import wait_until
 
@@ -219,7 +219,7 @@ def test_everything_killed_at_once(servers: Servers, survived: Survived) -> None
     bench = servers.bench
     job = bench.create_job()
     worker = bench.start(job, "step.recorded:stop:4")  # of a server that is gone: only its lease tells of it
-    wait_until_stopped(worker)
+    stop_outside_a_transaction(worker, bench.world)
     servers.start()
     for process in (servers.newest, worker):
         process.kill()
@@ -268,7 +268,7 @@ def test_a_server_whose_clock_is_set_leaves_a_live_job_alone_and_finds_a_dead_on
     job = bench.create_job()
     young = bench.world.upload(b"a row is about to name it\n")
     worker = bench.start(job, "step.recorded:stop:2")
-    wait_until_stopped(worker)
+    stop_outside_a_transaction(worker, bench.world)
     server = Scheduler(bench.world.store, bench.world.storage, 1, lambda _wake: NoExecutor(), lease_s=1.0)
     monkeypatch.setattr(scheduler, "SWEEP_INTERVAL_S", 0.0)
     server.tick()
