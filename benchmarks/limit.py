@@ -20,6 +20,11 @@ class Limit:
     num_lora_parameters: int
 
     @property
+    def has_bfloat16(self) -> bool:
+        """Whether the processor multiplies it natively."""
+        return self.gflops["bfloat16"] > self.gflops["float32"]
+
+    @property
     def flop_per_token(self) -> int:
         return 4 * self.num_parameters + 6 * self.num_lora_parameters
 

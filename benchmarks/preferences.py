@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
-from benchmarks.contenders import Contender, Result, rate_bar, run_in_turn
+from benchmarks.contenders import Contender, Result, rate_bar, run_in_turn, trl_contenders
 from benchmarks.limit import Limit
 from benchmarks.options import BATCH_SIZE, Options
 from benchmarks.pairs import make_pairs, write_pairs
@@ -32,8 +32,6 @@ COLUMNS = (
 NUM_EPOCHS = 3
 #: Model → pairs of its training file.
 NUM_PAIRS = {"small": 64, "large": 16}
-_FLOAT32: dict[str, Any] = {"bf16": False}
-_BFLOAT16: dict[str, Any] = {"bf16": True}
 _LEAN: dict[str, Any] = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
 
 
@@ -51,13 +49,11 @@ PRODUCT = Contender("Caesura", "prefer_caesura", {"dtype": "auto"})
 
 def run(limit: Limit, options: Options) -> str:
     sizes = ("small",) if options.quick else tuple(NUM_PAIRS)
-    # Without instructions for it bfloat16 is computed in float32, piece by piece.
-    has_bfloat16 = limit.gflops["bfloat16"] > limit.gflops["float32"]
-    return "\n".join(_section(size, has_bfloat16, options) for size in sizes)
+    return "\n".join(_section(size, limit.has_bfloat16, options) for size in sizes)
 
 
 def _section(size: str, has_bfloat16: bool, options: Options) -> str:
-    defaults, bests = _contenders(has_bfloat16)
+    defaults, *bests = trl_contenders("DPOTrainer", "prefer_trl", _LEAN, has_bfloat16)
     with TemporaryDirectory() as folder:
         made = run_program("random_model", {"size": size, "folder": f"{folder}/model"})
         results = _measure((defaults, *bests, PRODUCT), Path(folder), size, int(made["num_parameters"]), options)
@@ -67,24 +63,6 @@ def _section(size: str, has_bfloat16: bool, options: Options) -> str:
         report.table(COLUMNS, [_row(contender, result, results[defaults]) for contender, result in results.items()]),
         _explanation(size, results[defaults], best, options),
         _bars(BARS[size], results, defaults, best),
-    )
-
-
-def _contenders(has_bfloat16: bool) -> tuple[Contender, list[Contender]]:
-    """TRL's defaults, and the settings among which its best is."""
-    if not has_bfloat16:
-        return (
-            Contender("TRL DPOTrainer, defaults but bf16 off", "prefer_trl", {"set": _FLOAT32}),
-            [Contender("TRL, best settings, float32", "prefer_trl", {"set": _LEAN | _FLOAT32})],
-        )
-    weights = {"model_init_kwargs": {"dtype": "bfloat16"}}
-    return (
-        Contender("TRL DPOTrainer, defaults", "prefer_trl", {"set": {}}),
-        [
-            Contender("TRL, best settings, float32", "prefer_trl", {"set": _LEAN | _FLOAT32}),
-            Contender("TRL, best settings, bf16 autocast", "prefer_trl", {"set": _LEAN | _BFLOAT16}),
-            Contender("TRL, best settings, bf16 weights", "prefer_trl", {"set": _LEAN | _BFLOAT16 | weights}),
-        ],
     )
 
 

@@ -1,149 +1,172 @@
-"""Section 2: supervised training of the embedded base, beside TRL."""
+"""Section 2: supervised training beside TRL, of adapters and of all weights, on two models of random weights."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
 from benchmarks.chats import make_chats, write_chats
+from benchmarks.contenders import Contender, Result, rate_bar, run_in_turn, trl_contenders
 from benchmarks.limit import Limit
 from benchmarks.options import BATCH_SIZE, Options
 from benchmarks.processes import run_program, say
-from caesura.training.hyperparameters import base_learning_rate
-
-Result = Mapping[str, float]
+from caesura.training.hyperparameters import FULL_RATE_SHARE, base_learning_rate
 
 COLUMNS = (
     "contender",
     "tok/s",
-    "vs defaults",
     "tok/CPU-s",
     "vs defaults",
+    "vs best",
     "CPU/wall",
     "of the limit",
     "real positions",
     "peak RSS MiB",
     "loss",
 )
-_GROUPED: dict[str, Any] = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+#: Model → rows of its training file. Every contender trains on all of them, so that lengths weigh alike.
+NUM_ROWS = {"small": 320, "large": 32}
+_LEAN: dict[str, Any] = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+MAX_OVERHEAD = 0.05
+MAX_MEMORY_SHARE = 0.5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """`program` is run with `arguments` beside those that all share."""
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """At least so many times the rate of TRL's defaults, and of its best settings."""
 
-    name: str
-    program: str
-    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    defaults: float
+    best: float
 
 
-DEFAULTS = Contender("TRL SFTTrainer, defaults", "train_trl", {"set": {}})
-BEST = (
-    Contender("TRL, best settings, float32", "train_trl", {"set": {**_GROUPED, "bf16": False}}),
-    Contender("TRL, best settings, bf16 autocast", "train_trl", {"set": {**_GROUPED, "bf16": True}}),
-    Contender(
-        "TRL, best settings, bf16 weights",
-        "train_trl",
-        {"set": {**_GROUPED, "bf16": True, "model_init_kwargs": {"dtype": "bfloat16"}}},
-    ),
-)
+BARS = {
+    ("small", "lora"): Bars(4.5, 1.5),
+    ("large", "lora"): Bars(4.5, 1.3),
+    ("small", "full"): Bars(5.0, 1.5),
+    ("large", "full"): Bars(5.0, 1.5),
+}
 PRODUCT = Contender("Caesura", "train_caesura", {"dtype": "auto"})
-FLOAT32 = Contender("Caesura, dtype float32", "train_caesura", {"dtype": "float32"})
+BARE = Contender("its passes alone", "train_bare", {"dtype": "auto"})
+_KINDS = {"lora": "LoRA r=16 alpha=32 on all linear layers", "full": "all weights"}
 
 
 def run(limit: Limit, options: Options) -> str:
-    contenders = (DEFAULTS, BEST[1], PRODUCT) if options.quick else (DEFAULTS, *BEST, PRODUCT, FLOAT32)
-    results = _measure(contenders, limit, options)
-    of_limit = max(limit.tokens_s.values())
-    rows = [_row(contender, results, of_limit) for contender in contenders]
-    best = max((c for c in BEST if c in results), key=lambda contender: results[contender]["tokens_s"])
+    asked = [("small", "lora")] if options.quick else list(BARS)
+    return "\n".join(_section(size, kind, limit, options) for size, kind in asked)
+
+
+def _section(size: str, kind: str, limit: Limit, options: Options) -> str:
+    defaults, *bests = trl_contenders("SFTTrainer", "train_trl", _LEAN, limit.has_bfloat16)
+    with TemporaryDirectory() as folder:
+        made = run_program("random_model", {"size": size, "folder": f"{folder}/model"})
+        rate = base_learning_rate(int(made["num_parameters"])) * (FULL_RATE_SHARE if kind == "full" else 1.0)
+        results = _measure((defaults, *bests, PRODUCT, BARE), Path(folder), size, kind, rate, options)
+    best = max(bests, key=lambda contender: results[contender]["tokens_cpu_s"])
+    flop_per_token = 4 * made["num_parameters"] + 6 * made["num_lora_parameters"]
+    if kind == "full":
+        flop_per_token = 6 * made["num_parameters"]
+    ideal_tokens_s = max(limit.gflops.values()) * 1e9 / flop_per_token
+    rows = [
+        _row(contender, result, results[defaults], results[best], ideal_tokens_s)
+        for contender, result in results.items()
+    ]
     return report.section(
-        "Supervised training beside TRL",
+        f"Supervised training beside TRL: {made['num_parameters'] / 1e6:.1f} million parameters, {_KINDS[kind]}",
         report.table(COLUMNS, rows),
-        _explanation(options, results[DEFAULTS], best),
-        _bars(results[PRODUCT], results[DEFAULTS], results[best]),
+        _explanation(size, kind, ideal_tokens_s, results[defaults], best, options),
+        _bars(BARS[size, kind], results, defaults, best),
     )
 
 
-def _measure(contenders: tuple[Contender, ...], limit: Limit, options: Options) -> dict[Contender, Result]:
-    """The median of each figure over the rounds. Every round runs every contender once, so that a machine that
-    slows down slows all of them; each round has a seed of its own, and so an order of its own of the same rows.
-    """
-    measured: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
-    with TemporaryDirectory() as folder:
-        data = Path(folder) / "chats.jsonl"
-        write_chats(data, make_chats(options.num_rows))
-        for seed in range(1, options.rounds + 1):
-            for contender in contenders:
-                shared = {
-                    "data": str(data),
-                    "batch_size": BATCH_SIZE,
-                    "threads": options.threads,
-                    "num_warmup": options.num_warmup_steps,
-                    "num_timed": options.num_timed_steps,
-                    "seed": seed,
-                    "learning_rate": base_learning_rate(limit.num_parameters),
-                }
-                result = run_program(contender.program, {**shared, **contender.arguments})
-                say(f"round {seed}: {contender.name}: {result['tokens_s']:.0f} tok/s")
-                measured[contender].append(result)
-    learned = {result["num_learned"] for results in measured.values() for result in results}
+def _measure(
+    contenders: tuple[Contender, ...], folder: Path, size: str, kind: str, learning_rate: float, options: Options
+) -> dict[Contender, Result]:
+    num_rows = _num_rows(size, options)
+    write_chats(folder / "chats.jsonl", make_chats(num_rows))
+
+    def run(contender: Contender, seed: int) -> Result:
+        shared = {
+            "model": str(folder / "model"),
+            "data": str(folder / "chats.jsonl"),
+            "type": kind,
+            "batch_size": BATCH_SIZE,
+            "num_steps": num_rows // BATCH_SIZE,
+            "threads": options.threads,
+            "seed": seed,
+            "learning_rate": learning_rate,
+        }
+        result = run_program(contender.program, {**shared, **contender.arguments})
+        say(f"{size}, {kind}, round {seed}: {contender.name}: {result['tokens_cpu_s']:.0f} tok/CPU-s")
+        return result
+
+    medians, results = run_in_turn(contenders, options.rounds, run)
+    learned = {result["num_learned"] for result in results}
     assert len(learned) == 1, f"the contenders do not learn the same tokens: {learned}"
-    return {contender: _medians(of_rounds) for contender, of_rounds in measured.items()}
+    return medians
 
 
-def _medians(results: list[Result]) -> Result:
-    return {name: statistics.median(result[name] for result in results) for name in results[0]}
+def _num_rows(size: str, options: Options) -> int:
+    return 4 * BATCH_SIZE if options.quick else NUM_ROWS[size]
 
 
-def _row(contender: Contender, results: Mapping[Contender, Result], of_limit: float) -> tuple[str, ...]:
-    result, defaults = results[contender], results[DEFAULTS]
+def _row(
+    contender: Contender, result: Result, defaults: Result, best: Result, ideal_tokens_s: float
+) -> tuple[str, ...]:
     return (
         contender.name,
         report.number(result["tokens_s"]),
-        report.number(result["tokens_s"] / defaults["tokens_s"], 2),
         report.number(result["tokens_cpu_s"]),
         report.number(result["tokens_cpu_s"] / defaults["tokens_cpu_s"], 2),
+        report.number(result["tokens_cpu_s"] / best["tokens_cpu_s"], 2),
         report.number(result["cpu_per_wall"], 2),
-        f"{result['tokens_s'] / of_limit:.1%}",
+        f"{result['tokens_s'] / ideal_tokens_s:.1%}",
         f"{result['real_share']:.0%}",
         report.number(result["peak_mib"]),
         report.number(result["loss"], 3),
     )
 
 
-def _explanation(options: Options, any_result: Result, best: Contender) -> str:
-    timed, warmup = options.num_timed_steps, options.num_warmup_steps
+def _explanation(
+    size: str, kind: str, ideal_tokens_s: float, any_result: Result, best: Contender, options: Options
+) -> str:
+    num_rows = _num_rows(size, options)
+    flop = "6 FLOP a weight" if kind == "full" else "4 FLOP a weight and 6 a weight of the adapter"
     return (
-        f"Embedded base, LoRA r=16 alpha=32 on all linear layers, batch {BATCH_SIZE}, {options.num_rows} generated "
-        f"chats (median 126 tokens, p90 350), loss on the same {any_result['num_learned']:,.0f} assistant tokens of an "
-        f"epoch for all, the same learning rate and schedule, {options.threads} threads, GOMP_SPINCOUNT=5000. "
-        f"Medians of {options.rounds} rounds, each contender in a process of its own, in turn; {timed} steps timed "
-        f"after {warmup}. `tok/s`: tokens of the rows, padding not counted; `tok/CPU-s`: the same by the CPU time "
-        "used, the steadier figure on a shared machine; `vs defaults`: the column before, by that of TRL's defaults; "
-        "`CPU/wall`: cores kept busy; `of the limit`: tok/s by the best ideal tok/s above; `real positions`: share of "
-        "the positions computed that are not padding; `loss`: mean over the timed steps (rows differ, so it says "
-        "that all learn alike, no more). `defaults`: only batch size, rate, assistant_only_loss, save, report_to and "
-        "use_cpu are set. `best settings`: gradient checkpointing off and length grouping on as well. `Caesura`: a "
-        "job run by the worker's own code with its defaults, with the store, the metric events and the saves of "
-        f"the training state. The best of TRL's best settings here: {best.name.removeprefix('TRL, best settings, ')}."
+        f"A Qwen 3 of random weights, {_KINDS[kind]}, one epoch of {num_rows} generated chats (median 126 tokens, p90 "
+        f"350) in batches of {BATCH_SIZE}, loss on the same {any_result['num_learned']:,.0f} assistant tokens for all, "
+        f"the same learning rate and schedule, {options.threads} threads, GOMP_SPINCOUNT=5000. Medians of "
+        f"{options.rounds} rounds, each contender in a process of its own, in turn. `tok/s`: tokens of the rows, "
+        "padding not counted, from the beginning of the training to the end of its last step; `tok/CPU-s`: the same "
+        "by the CPU time used, the steadier figure on a shared machine, which the next two columns compare; `of the "
+        f"limit`: tok/s by {ideal_tokens_s:,.0f}, what the best matrix product above would give at {flop}; `real "
+        "positions`: share of the positions computed that are not padding; `loss`: mean over the steps (the order of "
+        "rows differs, so it says that all learn alike, no more). `best settings`: gradient checkpointing off and "
+        "length grouping on. `Caesura`: a job run by the worker's own code with its defaults, with the store, the "
+        "metric events and the saves; `its passes alone`: the same batches, made before, with nothing around forward, "
+        "backward and optimizer. The best of TRL's best settings here: "
+        f"{best.name.removeprefix('TRL, best settings, ')}."
     )
 
 
-def _bars(product: Result, defaults: Result, best: Result) -> str:
+def _bars(bars: Bars, results: Mapping[Contender, Result], defaults: Contender, best: Contender) -> str:
+    product = results[PRODUCT]
+    overhead = results[BARE]["tokens_cpu_s"] / product["tokens_cpu_s"] - 1
+    memory_share = product["peak_mib"] / results[best]["peak_mib"]
     return "\n".join(
         (
-            _bar("at least 4 times TRL's defaults", product, defaults, 4),
-            _bar("no slower than TRL's best settings", product, best, 1),
+            rate_bar("TRL's defaults", product, results[defaults], bars.defaults, "tok"),
+            rate_bar("TRL's best settings", product, results[best], bars.best, "tok"),
+            report.bar(
+                f"at most half the peak memory of TRL's best settings ({memory_share:.0%})",
+                memory_share <= MAX_MEMORY_SHARE,
+            ),
+            report.bar(
+                f"at most 5 % of CPU time around the passes ({overhead:.1%})",
+                overhead <= MAX_OVERHEAD,
+            ),
         )
     )
-
-
-def _bar(claim: str, product: Result, other: Result, least: float) -> str:
-    by_wall, by_cpu = (product[figure] / other[figure] for figure in ("tokens_s", "tokens_cpu_s"))
-    return report.bar(f"{claim} ({by_wall:.2f} times by tok/s, {by_cpu:.2f} by tok/CPU-s)", by_wall >= least)

@@ -10,7 +10,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.programs import arguments, finish
+from caesura.models.lora import find_linears, in_out_features
 from caesura.settings import EMBEDDED_BASE_PATH
+from caesura.training.hyperparameters import LORA_RANK
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -49,7 +51,9 @@ def main() -> None:
     model.save_pretrained(asked["folder"])
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(EMBEDDED_BASE_PATH / name, Path(asked["folder"]) / name)
-    finish({"num_parameters": sum(parameter.numel() for parameter in model.parameters())})
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_lora = sum(LORA_RANK * sum(in_out_features(linear)) for linear in find_linears(model).values())
+    finish({"num_parameters": num_parameters, "num_lora_parameters": num_lora})
 
 
 if __name__ == "__main__":

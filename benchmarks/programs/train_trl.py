@@ -22,7 +22,6 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.programs import arguments, finish
 from benchmarks.programs.recorder import Recorder
-from caesura.settings import EMBEDDED_BASE_PATH
 from caesura.training.adapters import LORA_ALPHA
 from caesura.training.hyperparameters import LORA_RANK, WARMUP_SHARE
 
@@ -32,14 +31,12 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     transformers.utils.logging.set_verbosity_error()
     disable_progress_bars()
-    recorder = Recorder(asked["num_warmup"], asked["num_timed"])
+    recorder = Recorder(1, asked["num_steps"])
     with TemporaryDirectory() as folder:
         trainer = _make_trainer(asked, recorder, folder)
         num_learned = sum(label != -100 for labels in trainer.train_dataset["labels"] for label in labels[1:])
         trainer.train()
-    recorder.losses = [
-        log["loss"] for log in trainer.state.log_history if "loss" in log and log["step"] > recorder.num_warmup
-    ]
+    recorder.losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     finish(recorder.result() | {"num_learned": num_learned})
 
 
@@ -47,12 +44,16 @@ class Watching(TrainerCallback):
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._recorder.begin()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop = self._recorder.end_step()
+        self._recorder.end_step()
 
 
 def _make_trainer(asked: dict[str, Any], recorder: Recorder, folder: str) -> SFTTrainer:
-    base = str(EMBEDDED_BASE_PATH)
     chosen: dict[str, Any] = {
         "output_dir": folder,
         "per_device_train_batch_size": asked["batch_size"],
@@ -63,20 +64,19 @@ def _make_trainer(asked: dict[str, Any], recorder: Recorder, folder: str) -> SFT
         "disable_tqdm": True,
         "use_cpu": True,
         "seed": asked["seed"],
-        # Caesura's, so that losses compare; they cost the same. Two of the logs fall into the timed steps.
+        # Caesura's, so that losses compare; they cost the same.
         "learning_rate": asked["learning_rate"],
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARMUP_SHARE,
-        "logging_steps": asked["num_timed"] // 2,
+        "logging_steps": asked["num_steps"] // 4,
     }
+    lora = LoraConfig(r=LORA_RANK, lora_alpha=int(LORA_ALPHA), target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model=base,
+        model=asked["model"],
         args=SFTConfig(**(chosen | asked["set"])),
         train_dataset=Dataset.from_list([json.loads(line) for line in Path(asked["data"]).read_text().splitlines()]),
-        processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=LoraConfig(
-            r=LORA_RANK, lora_alpha=int(LORA_ALPHA), target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        processing_class=AutoTokenizer.from_pretrained(asked["model"]),
+        peft_config=lora if asked["type"] == "lora" else None,
         callbacks=[Watching(recorder)],
     )
     recorder.watch(trainer.model.get_input_embeddings())

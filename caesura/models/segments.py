@@ -142,7 +142,7 @@ def _find_places(buckets: list[list[Segment]]) -> list[int]:
     return [places[token] for token in range(len(places))]
 
 
-def can_share(model: nn.Module) -> bool:
+def takes_segments(model: nn.Module) -> bool:
     """Whether the model's layers can be computed over segments."""
     config: Any = model.config
     return config.model_type in FAMILIES

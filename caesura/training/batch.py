@@ -60,14 +60,3 @@ def make_batch(examples: Sequence[Example], others_weight: float = 0.0) -> Batch
         mask_BT[row, : len(example.loss_mask)] = mask_T + others_weight * (1 - mask_T)
     keep_K = mask_BT[:, 1:].any(0).nonzero().squeeze(1)
     return Batch(token_ids_BT[:, :-1], keep_K, token_ids_BT[:, keep_K + 1], mask_BT[:, keep_K + 1])
-
-
-def split_by_tokens(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
-    """Cut rows, ordered by length, into groups of at most `max_tokens` tokens with their padding, one row at least."""
-    groups: list[list[Example]] = []
-    for example in sorted(examples, key=lambda example: (len(example.token_ids), example.line)):
-        if groups and (len(groups[-1]) + 1) * len(example.token_ids) <= max_tokens:
-            groups[-1].append(example)
-        else:
-            groups.append([example])
-    return groups

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,15 +13,21 @@ from torch import Tensor
 MIN_SPREAD = 1e-4
 
 
-def cross_entropy(logprobs_BK: Tensor, mask_BK: Tensor, num_tokens: float) -> Tensor:
-    """-Σ log p over the learned tokens, divided by `num_tokens`: the learned tokens of the whole step, so that
+def cross_entropy(logprobs_K: Tensor, weights_K: Tensor, num_tokens: float) -> Tensor:
+    """-Σ w log p over tokens that count w, divided by `num_tokens`: the tokens, so counted, of the whole step, so that
     cutting a step into micro-batches does not change it."""
-    return -(logprobs_BK * mask_BK).sum() / num_tokens
+    return -(logprobs_K * weights_K).sum() / num_tokens
 
 
-def mean_losses(logprobs_BK: Tensor, mask_BK: Tensor) -> Tensor:
-    """-Σ log p over the learned tokens of each row, divided by their number, [B]."""
-    return -(logprobs_BK * mask_BK).sum(1) / mask_BK.sum(1)
+def mean_losses(logprobs_K: Tensor, weights_K: Tensor, lengths: Sequence[int]) -> Tensor:
+    """-Σ w log p of each row's tokens, divided by their Σ w; rows have these lengths and follow one another."""
+    return -sums_of_runs(logprobs_K * weights_K, lengths) / sums_of_runs(weights_K, lengths)
+
+
+def sums_of_runs(values_K: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The sum of each run of `values_K`; runs have these lengths and follow one another."""
+    ends = list(accumulate(lengths))
+    return torch.stack([values_K[end - length : end].sum() for end, length in zip(ends, lengths, strict=True)])
 
 
 def sigmoid_losses(ratios_N2: Tensor, beta: float, label_smoothing: float) -> Tensor:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from caesura.data.pairs import Pair
 from caesura.models.segments import Segment, Segments
@@ -76,9 +74,3 @@ def _num_computed(pairs: list[Pair], sharing: bool) -> int:
 def _compared(loss_mask: list[int]) -> list[int]:
     """The places of the compared tokens; nothing predicts the first one."""
     return [place for place, learned in enumerate(loss_mask) if learned and place]
-
-
-def sums_of_runs(values_K: Tensor, lengths: list[int]) -> Tensor:
-    """The sum of each run of `values_K`; runs have these lengths and follow one another."""
-    ends = list(accumulate(lengths))
-    return torch.stack([values_K[end - length : end].sum() for end, length in zip(ends, lengths, strict=True)])

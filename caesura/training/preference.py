@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from caesura.data.pairs import Pair
 from caesura.training.batch import make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
-from caesura.training.losses import ipo_losses, sigmoid_losses
+from caesura.training.losses import ipo_losses, sigmoid_losses, sums_of_runs
 from caesura.training.method import Details, Metrics, RowLoss
-from caesura.training.pair_batch import make_flat_pairs, split_pairs, sums_of_runs
+from caesura.training.pair_batch import make_flat_pairs, split_pairs
 from caesura.training.plan import Plan
 from caesura.training.reference import Reference
 from caesura.training.rows import Rows

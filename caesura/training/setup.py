@@ -30,7 +30,7 @@ from caesura.models.decoding import build_decoder
 from caesura.models.digest import digest_weights
 from caesura.models.loading import Base, LoadBase, load_base, load_quantized_base, tool_template
 from caesura.models.lora import Adapter, add_lora
-from caesura.models.segments import can_share
+from caesura.models.segments import takes_segments
 from caesura.models.tuned import Tuned
 from caesura.schema.adapters import FULL
 from caesura.settings import BaseModelSettings
@@ -147,7 +147,9 @@ class _Files:
 def _set_up_supervised(files: _Files) -> Setup:
     base, plan = files.base, files.plan
     rows, findings = files.render(render_example)
-    return Setup(base, TrainedAdapter(add_lora(base.model), plan), Supervised(rows, plan), findings)
+    return Setup(
+        base, TrainedAdapter(add_lora(base.model), plan), Supervised(rows, plan, takes_segments(base.model)), findings
+    )
 
 
 def _set_up_full(files: _Files, settings: BaseModelSettings) -> Setup:
@@ -160,7 +162,9 @@ def _set_up_full(files: _Files, settings: BaseModelSettings) -> Setup:
             return base.model
         return load_base(base.name, settings, torch.float32, torch.device("cpu")).model
 
-    return Setup(base, TrainedModel(base.model, load_exact), Supervised(rows, plan), findings)
+    return Setup(
+        base, TrainedModel(base.model, load_exact), Supervised(rows, plan, takes_segments(base.model)), findings
+    )
 
 
 def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
@@ -172,7 +176,7 @@ def _set_up_preference(files: _Files, start: Adapter | None) -> Setup:
     base_digest = digest_weights([*base.model.named_parameters(), *frozen_weights])
     layers = add_lora(base.model)
     reference = Reference(layers, reference_adapter, [*rows.training, *rows.validation], base_digest)
-    method = Preference(rows, plan, reference, can_share(base.model))
+    method = Preference(rows, plan, reference, takes_segments(base.model))
     return Setup(base, TrainedAdapter(layers, plan), method, findings)
 
 
@@ -195,7 +199,7 @@ def _set_up_reinforcement(
     rows, findings = files.render(render)
     layers = add_lora(base.model)
     collector = Collector(policy, surroundings.grading, plan.sampled_together, surroundings.watch)
-    method = Reinforcement(rows, plan, job.seed, layers, start, collector, can_share(base.model))
+    method = Reinforcement(rows, plan, job.seed, layers, start, collector, takes_segments(base.model))
     return Setup(base, TrainedAdapter(layers, plan), method, findings)
 
 

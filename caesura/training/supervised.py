@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from caesura.data.render import Example
-from caesura.training.batch import Batch, make_batch, split_by_tokens
-from caesura.training.logprobs import token_logprobs
 from caesura.training.losses import cross_entropy, mean_losses
 from caesura.training.method import Details, Metrics, RowLoss
 from caesura.training.plan import Plan
+from caesura.training.row_batch import Scores, score, split_rows
 from caesura.training.rows import Rows
 from caesura.training.work import Work
 
@@ -22,16 +21,17 @@ _KEPT = "row_losses"
 
 
 class Supervised:
-    """A method. All that changes from step to step is what it has seen of the rows."""
+    """A method. All that changes from step to step is what it has seen of the rows. `flat`: compute them one after
+    another, without padding; it changes rounding alone."""
 
     num_updates = 1
     may_be_interrupted = False
 
-    def __init__(self, rows: Rows[Example], plan: Plan) -> None:
+    def __init__(self, rows: Rows[Example], plan: Plan, flat: bool) -> None:
         self._rows = rows
         self._prompt_weight = plan.prompt_loss_weight or 0.0
         self._plan = plan
-        self._micro_batch_tokens = plan.micro_batch_tokens
+        self._flat = flat
         self._device = torch.device(plan.device)
         #: By the row's place in the training file; not a number where it was not trained on yet.
         self._row_losses_R = torch.full((len(rows.training),), torch.nan)
@@ -55,17 +55,14 @@ class Supervised:
     def backward(self, model: nn.Module, step: int) -> Metrics:
         rows = self.rows_of_step(step)
         num_tokens = _count_learned(rows, self._prompt_weight)
-        loss = torch.zeros((), device=self._device)
-        num_correct = torch.zeros((), device=self._device)
-        row_losses: list[Tensor] = []
-        for batch in self._batches(rows, self._prompt_weight):
-            logprobs_BK, correct_BK = token_logprobs(model, batch)
-            part = cross_entropy(logprobs_BK, batch.mask_BK, num_tokens)
+        loss, num_correct = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
+        for group in self._groups(rows):
+            scores = score(model, group, self._prompt_weight, self._flat, self._device)
+            part = cross_entropy(scores.logprobs_K, scores.weights_K, num_tokens)
             part.backward()
             loss += part.detach()
-            num_correct += _count_correct(correct_BK, batch)
-            row_losses.append(mean_losses(logprobs_BK.detach(), batch.mask_BK))
-        self._keep(rows, row_losses)
+            num_correct += _count_correct(scores)
+            self._keep(group, scores)
         return _metrics(loss.item(), num_correct.item(), num_tokens)
 
     def validate(self, model: nn.Module, step: int) -> Metrics | None:
@@ -94,12 +91,9 @@ class Supervised:
             self._row_losses_R = kept[_KEPT].clone()
         return True
 
-    def _keep(self, rows: Sequence[Example], losses: Sequence[Tensor]) -> None:
-        """`losses`: of the rows of each batch, [B]."""
-        if not losses:
-            return
-        batched = [row for group in self._groups(rows) for row in group]
-        self._row_losses_R[[self._places[row.line] for row in batched]] = torch.cat(list(losses)).cpu()
+    def _keep(self, rows: Sequence[Example], scores: Scores) -> None:
+        losses = mean_losses(scores.logprobs_K.detach(), scores.weights_K, scores.lengths)
+        self._row_losses_R[[self._places[row.line] for row in rows]] = losses.cpu()
 
     @torch.no_grad()
     def _score(self, model: nn.Module, rows: Sequence[Example]) -> Metrics | None:
@@ -107,18 +101,15 @@ class Supervised:
             return None
         num_tokens = _count_learned(rows)
         loss, num_correct = 0.0, 0.0
-        for batch in self._batches(rows):
-            logprobs_BK, correct_BK = token_logprobs(model, batch)
-            loss += cross_entropy(logprobs_BK, batch.mask_BK, num_tokens).item()
-            num_correct += _count_correct(correct_BK, batch).item()
+        for group in self._groups(rows):
+            scores = score(model, group, 0.0, self._flat, self._device)
+            loss += cross_entropy(scores.logprobs_K, scores.weights_K, num_tokens).item()
+            num_correct += _count_correct(scores).item()
         return _metrics(loss, num_correct, num_tokens)
 
-    def _batches(self, rows: Sequence[Example], prompt_weight: float = 0.0) -> list[Batch]:
-        return [make_batch(group, prompt_weight).to(self._device) for group in self._groups(rows)]
-
     def _groups(self, rows: Sequence[Example]) -> list[list[Example]]:
-        """The rows of each batch."""
-        return split_by_tokens([row for row in rows if row.teaches], self._micro_batch_tokens)
+        """The rows of each pass."""
+        return split_rows([row for row in rows if row.teaches], self._plan.micro_batch_tokens, self._flat)
 
 
 def _count_learned(rows: Sequence[Example], prompt_weight: float = 0.0) -> float:
@@ -128,8 +119,8 @@ def _count_learned(rows: Sequence[Example], prompt_weight: float = 0.0) -> float
     return max(1, num_learned + prompt_weight * num_others)
 
 
-def _count_correct(correct_BK: Tensor, batch: Batch) -> Tensor:
-    return (correct_BK * batch.mask_BK).sum()
+def _count_correct(scores: Scores) -> Tensor:
+    return (scores.correct_K * scores.weights_K).sum()
 
 
 def _metrics(loss: float, num_correct: float, num_tokens: float) -> Metrics:

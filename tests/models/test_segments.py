@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caesura.models import segments
 from caesura.models.loading import forward_logits
-from caesura.models.segments import FAMILIES, SEGMENTED, Segment, Segments, can_share
+from caesura.models.segments import FAMILIES, SEGMENTED, Segment, Segments, takes_segments
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,
@@ -109,7 +109,7 @@ def test_segments_are_computed_as_rows_of_their_own(
 ) -> None:
     monkeypatch.setattr(segments, "MAX_PLAIN_TOKENS", max_plain_tokens)
     model = make_model(family)
-    assert can_share(model)
+    assert takes_segments(model)
 
     alone = in_rows_of_their_own(model)
     gradients_alone = gradients(model, alone)
@@ -123,4 +123,4 @@ def test_segments_are_computed_as_rows_of_their_own(
 def test_an_architecture_that_nobody_has_tried_does_not_share() -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_head=2, n_embd=16))
 
-    assert not can_share(model)
+    assert not takes_segments(model)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from caesura.data.render import Example
-from caesura.training.batch import make_batch, split_by_tokens
+from caesura.training.batch import make_batch
 
 
 def example(token_ids: list[int], loss_mask: list[int], line: int = 1) -> Example:
@@ -25,17 +22,3 @@ def test_the_first_token_is_never_learned_for_nothing_predicts_it() -> None:
 
     assert learned.num_loss_tokens == 1
     assert make_batch([learned]).mask_BK.tolist() == [[1]]
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 100))
-def test_every_row_is_in_one_group_and_no_group_of_several_exceeds_the_tokens(
-    lengths: list[int], max_tokens: int
-) -> None:
-    rows = [example([1] * length, [0] * length, line) for line, length in enumerate(lengths)]
-
-    groups = split_by_tokens(rows, max_tokens)
-
-    assert sorted(row.line for group in groups for row in group) == list(range(len(lengths)))
-    for group in groups:
-        longest = max(len(row.token_ids) for row in group)
-        assert len(group) == 1 or len(group) * longest <= max_tokens

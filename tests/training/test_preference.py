@@ -64,7 +64,7 @@ def test_a_shared_beginning_changes_what_is_computed_no_more_than_rounding_does(
     measured: list[dict[str, float]] = []
     of_gradients: list[dict[str, Tensor]] = []
     for sharing in (True, False):
-        monkeypatch.setattr("caesura.training.setup.can_share", lambda _model, sharing=sharing: sharing)
+        monkeypatch.setattr("caesura.training.setup.takes_segments", lambda _model, sharing=sharing: sharing)
         setup, _ = make_setup(method="dpo", batch_size=8, micro_batch_tokens=micro_batch_tokens)
         set_adapter(layers_of(setup), tuned(setup))
         measured.append(setup.method.backward(setup.base.model, 1))
