@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from caesura.data.render import Example
-from caesura.models.segments import Segments
+from caesura.models.segments import Segment, Segments
 
 #: Any id would do: padded positions carry no loss, and real tokens never look right.
 PAD_ID = 0
@@ -44,6 +44,41 @@ class Flat:
     keep_K: Tensor
     #: The token that each of them predicts.
     targets_K: Tensor
+
+
+class FlatBuilder:
+    """Lays sequences one after another, and notes which of their tokens are predicted."""
+
+    def __init__(self) -> None:
+        self._token_ids: list[int] = []
+        self._positions: list[int] = []
+        self._segments: list[Segment] = []
+        self._keep: list[int] = []
+        self._targets: list[int] = []
+
+    def add(self, token_ids: Sequence[int], shared_start: int = 0, num_shared: int = 0) -> int:
+        """A sequence, or what follows the first `num_shared` tokens of the one at `shared_start`. Returns its place."""
+        start = len(self._token_ids)
+        self._token_ids += token_ids
+        end = len(self._token_ids)
+        self._positions += range(num_shared, num_shared + end - start)
+        if end > start:
+            self._segments.append(Segment(start, end, shared_start, shared_start + num_shared))
+        return start
+
+    def predict(self, places: Iterable[int], targets: Iterable[int]) -> None:
+        """The tokens at `places` predict `targets`, one each."""
+        self._keep += places
+        self._targets += targets
+
+    def build(self, device: torch.device) -> Flat:
+        return Flat(
+            torch.tensor([self._token_ids], device=device),
+            torch.tensor([self._positions], device=device),
+            Segments(self._segments, device),
+            torch.tensor(self._keep, device=device),
+            torch.tensor(self._targets, device=device),
+        )
 
 
 def make_batch(examples: Sequence[Example], others_weight: float = 0.0) -> Batch:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from caesura.data.render import Example
-from caesura.models.segments import Segment, Segments
-from caesura.training.batch import Flat, make_batch
+from caesura.training.batch import Flat, FlatBuilder, make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
 from caesura.training.rollouts import Rollout
 
@@ -43,33 +42,16 @@ def own_logprobs(model: nn.Module, batch: Sequence[Answers], sharing: bool, devi
 
 
 def make_flat_answers(batch: Sequence[Answers], device: torch.device) -> Flat:
-    token_ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    keep: list[int] = []
-    targets: list[int] = []
+    builder = FlatBuilder()
     for answers in batch:
-        num_shared, start = len(answers.prompt_ids), len(token_ids)
-        token_ids += answers.prompt_ids
-        positions += range(num_shared)
-        segments.append(Segment(start, start + num_shared))
+        start, num_shared = builder.add(answers.prompt_ids), len(answers.prompt_ids)
         for rollout in answers.rollouts:
-            begin = len(token_ids)
-            token_ids += rollout.answer_ids[:-1]  # the last one is only ever a target
-            positions += range(num_shared, num_shared + len(rollout.answer_ids) - 1)
-            if len(token_ids) > begin:
-                segments.append(Segment(begin, len(token_ids), start, start + num_shared))
+            begin = builder.add(rollout.answer_ids[:-1], start, num_shared)  # the last one is only ever a target
             own = [place for place, is_own in enumerate(rollout.is_own) if is_own]
             # What predicts an answer's first token stands at the end of the prompt.
-            keep += [begin + place - 1 if place else start + num_shared - 1 for place in own]
-            targets += [rollout.answer_ids[place] for place in own]
-    return Flat(
-        torch.tensor([token_ids], device=device),
-        torch.tensor([positions], device=device),
-        Segments(segments, device),
-        torch.tensor(keep, device=device),
-        torch.tensor(targets, device=device),
-    )
+            places = [begin + place - 1 if place else start + num_shared - 1 for place in own]
+            builder.predict(places, [rollout.answer_ids[place] for place in own])
+    return builder.build(device)
 
 
 def split_answers(groups: Sequence[Answers], max_tokens: int, sharing: bool) -> list[list[Answers]]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from caesura.data.pairs import Pair
-from caesura.models.segments import Segment, Segments
-from caesura.training.batch import Flat
+from caesura.training.batch import Flat, FlatBuilder
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +22,17 @@ class FlatPairs:
 
 
 def make_flat_pairs(pairs: Sequence[Pair], device: torch.device) -> FlatPairs:
-    token_ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    keep: list[int] = []
-    targets: list[int] = []
+    builder = FlatBuilder()
     for pair in pairs:
         # The last token of a side is only ever a target.
-        trunk = pair.preferred.token_ids[: max(pair.preferred.num_tokens - 1, pair.num_shared)]
-        branch = pair.rejected.token_ids[pair.num_shared : -1]
-        start, fork = len(token_ids), len(token_ids) + len(trunk)
-        token_ids += [*trunk, *branch]
-        end = len(token_ids)
-        positions += [*range(fork - start), *range(pair.num_shared, pair.num_shared + end - fork)]
-        segments.append(Segment(start, fork))
-        if end > fork:
-            segments.append(Segment(fork, end, start, start + pair.num_shared))
+        start = builder.add(pair.preferred.token_ids[: max(pair.preferred.num_tokens - 1, pair.num_shared)])
+        fork = builder.add(pair.rejected.token_ids[pair.num_shared : -1], start, pair.num_shared)
         for side, offset in zip(pair.sides, (start, fork - pair.num_shared), strict=True):
             compared = _compared(side.loss_mask)
             # What predicts the first token of the branch stands at the end of the shared beginning.
-            keep += [(start if place <= pair.num_shared else offset) + place - 1 for place in compared]
-            targets += [side.token_ids[place] for place in compared]
-    flat = Flat(
-        torch.tensor([token_ids], device=device),
-        torch.tensor([positions], device=device),
-        Segments(segments, device),
-        torch.tensor(keep, device=device),
-        torch.tensor(targets, device=device),
-    )
-    return FlatPairs(flat, [side.num_loss_tokens for pair in pairs for side in pair.sides])
+            places = [(start if place <= pair.num_shared else offset) + place - 1 for place in compared]
+            builder.predict(places, [side.token_ids[place] for place in compared])
+    return FlatPairs(builder.build(device), [side.num_loss_tokens for pair in pairs for side in pair.sides])
 
 
 def split_pairs(pairs: Sequence[Pair], max_tokens: int, sharing: bool) -> list[list[Pair]]:

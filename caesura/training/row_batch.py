@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from caesura.data.render import Example
-from caesura.models.segments import Segment, Segments
-from caesura.training.batch import Flat, make_batch
+from caesura.training.batch import Flat, FlatBuilder, make_batch
 from caesura.training.logprobs import flat_logprobs, token_logprobs
 
 
@@ -44,25 +43,12 @@ def score(model: nn.Module, rows: Sequence[Example], others_weight: float, flat:
 
 def make_flat_rows(rows: Sequence[Example], weights: Sequence[list[float]], device: torch.device) -> Flat:
     """Its targets are the tokens whose weight is not 0."""
-    token_ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    keep: list[int] = []
-    targets: list[int] = []
+    builder = FlatBuilder()
     for row, of_row in zip(rows, weights, strict=True):
-        start = len(token_ids)
-        token_ids += row.token_ids[:-1]  # the last one is only ever a target
-        positions += range(len(token_ids) - start)
-        segments.append(Segment(start, len(token_ids)))
-        keep += [start + place for place, weight in enumerate(of_row) if weight]
-        targets += [token for token, weight in zip(row.token_ids[1:], of_row, strict=True) if weight]
-    return Flat(
-        torch.tensor([token_ids], device=device),
-        torch.tensor([positions], device=device),
-        Segments(segments, device),
-        torch.tensor(keep, device=device),
-        torch.tensor(targets, device=device),
-    )
+        start = builder.add(row.token_ids[:-1])  # the last one is only ever a target
+        places = [place for place, weight in enumerate(of_row) if weight]
+        builder.predict([start + place for place in places], [row.token_ids[place + 1] for place in places])
+    return builder.build(device)
 
 
 def split_rows(rows: Sequence[Example], max_tokens: int, flat: bool) -> list[list[Example]]:
