@@ -157,7 +157,7 @@ def point(name: Point) -> None:
         _reach(name)
 
 
-def halves(name: Point, data: bytes) -> Iterator[bytes]:
+def halves(name: Point, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
     """`data`; in two halves with the place between them where that is armed."""
     if name not in _armed:
         yield data

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class BlobWriter(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append. Raises StorageUnavailable when the storage takes no more."""
         ...
 
@@ -76,13 +76,25 @@ class Storage(Protocol):
         ...
 
 
-def put_files(storage: Storage, kind: str, files: dict[str, bytes]) -> Artifact:
+class Pieces(Protocol):
+    """A file that is made while it is written, so that it is never in memory as a whole. Each time that it is gone
+    through it gives the same bytes."""
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+    def __bytes__(self) -> bytes: ...
+
+
+Content = bytes | Pieces
+
+
+def put_files(storage: Storage, kind: str, files: Mapping[str, Content]) -> Artifact:
     """Store `files` under a new prefix of their own, `{kind}/{random}`."""
     prefix = f"{kind}/{new_token()}"
     written: dict[str, tuple[int, str]] = {}
     for name, data in files.items():
         with storage.writer(f"{prefix}/{name}") as writer:
-            writer.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                writer.write(piece)
         written[name] = (writer.blob.bytes, writer.blob.sha256)
     return Artifact(prefix, written)
 
@@ -161,7 +173,7 @@ class LocalWriter:
                 return self._temporary.open("xb")
         raise FileNotFoundError(self._temporary)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         try:
             for piece in faults.halves(Point.BLOB_HALF, data):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_files_read_back_as_they_were_put(storage: LocalStorage) -> None:
     artifact = put_files(storage, "adapters", files)
 
     assert get_files(storage, artifact) == files
+
+
+def test_a_file_in_pieces_is_stored_as_one_and_read_back_whole(storage: LocalStorage) -> None:
+    class Pieces:
+        def __iter__(self) -> Iterator[bytes | memoryview]:
+            yield b"one "
+            yield memoryview(b"two")
+
+        def __bytes__(self) -> bytes:
+            return b"".join(self)
+
+    artifact = put_files(storage, "adapters", {"a": Pieces(), "b": b"whole"})
+
+    assert get_files(storage, artifact) == {"a": b"one two", "b": b"whole"}
+    assert artifact.files["a"] == (7, hashlib.sha256(b"one two").hexdigest())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from caesura.errors import BlobDamaged
 from caesura.jobs import FULL_WEIGHTS
 from caesura.models.lora import Adapter, add_low_rank, check_fit, in_out_features
+from caesura.models.weight_files import WeightFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ def merge(full: FullWeights, adapter: Adapter, linears: Mapping[str, nn.Module])
     return FullWeights(full.weights | merged)
 
 
-def to_files(full: FullWeights) -> dict[str, bytes]:
+def to_files(full: FullWeights) -> dict[str, WeightFile]:
     weights = {name: tensor.cpu().contiguous() for name, tensor in full.weights.items()}
-    return {FULL_WEIGHTS: safetensors.torch.save(weights, metadata={"format": "pt"})}
+    return {FULL_WEIGHTS: WeightFile(weights, {"format": "pt"})}
 
 
 def from_files(files: Mapping[str, bytes]) -> FullWeights:

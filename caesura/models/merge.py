@@ -27,6 +27,7 @@ from caesura.models.full import FullWeights, check_names_and_shapes
 from caesura.models.loading import build_without_weights, find_folder
 from caesura.models.lora import Adapter, add_low_rank, check_fit, find_linears, in_out_features
 from caesura.models.tuned import from_files
+from caesura.models.weight_files import make_header
 from caesura.programs import read_request, take_output
 from caesura.settings import BaseModelSettings
 from caesura.storage import LocalStorage, get_files
@@ -80,16 +81,8 @@ class Merged:
         ]
 
     def _header(self) -> bytes:
-        """Of a safetensors file: eight bytes with the length of the JSON behind them, which says where tensors lie."""
-        told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        place = 0
-        for name, stored in self._tensors.items():
-            offsets = [place, place + stored.num_bytes]
-            told[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": offsets}
-            place += stored.num_bytes
-        text = json.dumps(told, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        described = ((name, stored.dtype, stored.shape, stored.num_bytes) for name, stored in self._tensors.items())
+        return make_header(described, {"format": "pt"})
 
     def _weights(self, header: bytes) -> Iterator[bytes]:
         yield header

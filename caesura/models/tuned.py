@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from caesura.jobs import FULL_WEIGHTS
 from caesura.models import full, lora
 from caesura.models.full import FullWeights
 from caesura.models.lora import Adapter
+from caesura.storage import Content
 
 Tuned = Adapter | FullWeights
 
 
-def to_files(tuned: Tuned, base_name: str) -> dict[str, bytes]:
+def to_files(tuned: Tuned, base_name: str) -> Mapping[str, Content]:
     """PEFT's two files of an adapter, which show `base_name` as the base; one file of safetensors of full weights."""
     return full.to_files(tuned) if isinstance(tuned, FullWeights) else lora.to_files(tuned, base_name)
 

@@ -21,8 +21,8 @@ PROCESS_BYTES = 500 * 2**20
 #: Of an adapter, in which every weight has a gradient and two moments beside it, all of 4 bytes.
 BYTES_PER_ADAPTER_WEIGHT = 16
 #: Of a weight of the base that is trained: itself, its gradient and two moments in 4 bytes each; and while a training
-#: state is saved, copies of all but the gradient, and the moments twice more, as the bytes of a file.
-BYTES_PER_TRAINED_WEIGHT, BYTES_PER_SAVED_WEIGHT = 16, 28
+#: state is saved, copies of all but the gradient.
+BYTES_PER_TRAINED_WEIGHT, BYTES_PER_SAVED_WEIGHT = 16, 12
 #: What the backward pass keeps of a token and a layer, in the compute type: so many times the hidden size (inputs of
 #: norms, of attention and of the MLP; queries, keys and values) and the MLP's size; in 4 bytes what norms compute in.
 NUM_HIDDEN, NUM_INNER, BYTES_OF_NORMS = 10, 4, 16

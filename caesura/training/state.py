@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import safetensors.torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from caesura.models import lora, tuned
 from caesura.models.lora import Adapter
 from caesura.models.tuned import Tuned
+from caesura.models.weight_files import WeightFile
+from caesura.storage import Content
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 COUNTERS_FILE = "counters.json"
@@ -37,21 +40,21 @@ class State:
     #: The adapter of before that is kept beside `adapter`, which then is one too, and alone is trained.
     frozen: Adapter | None = None
 
-    def adapter_files(self, base_name: str) -> dict[str, bytes]:
+    def adapter_files(self, base_name: str) -> Mapping[str, Content]:
         """What is delivered: one adapter, whatever it is made of; or all weights."""
         if self.frozen is None:
             return tuned.to_files(self.adapter, base_name)
         assert isinstance(self.adapter, Adapter)
         return lora.to_files(lora.join(self.frozen, self.adapter), base_name)
 
-    def optimizer_files(self) -> dict[str, bytes]:
+    def optimizer_files(self) -> Mapping[str, Content]:
         counters = {"step": self.step, "num_not_finite": self.num_not_finite, "measured": self.measured}
-        files = {
-            OPTIMIZER_FILE: safetensors.torch.save(self.optimizer),
+        files: dict[str, Content] = {
+            OPTIMIZER_FILE: WeightFile(self.optimizer),
             COUNTERS_FILE: json.dumps(counters).encode(),
         }
         if self.kept:
-            files[KEPT_FILE] = safetensors.torch.save(self.kept)
+            files[KEPT_FILE] = WeightFile(self.kept)
         if self.frozen is not None:  # out of the joined one it could be had only up to rounding
             files |= {TRAINED_PREFIX + name: data for name, data in tuned.to_files(self.adapter, "").items()}
         return files

@@ -112,7 +112,9 @@ class Training:
     saver: Saver
 
     def capture(self) -> State:
-        """The training state of this moment."""
+        """The training state of this moment, once a save that is under way has ended: of all weights two of them at a
+        time would take half as much memory again as their training."""
+        self.saver.wait()
         return replace(self.trainer.capture(), measured=self.course.measure())
 
 
@@ -154,6 +156,14 @@ class Attempt:
             raise
 
     def _run(self) -> None:
+        with ExitStack() as opened:
+            # The rows as they were read, and the state that was restored, are gone when it returns.
+            training = self._in_hand = self._begin(opened)
+            if self._train(training):
+                self._publish(training)
+
+    def _begin(self, opened: ExitStack) -> Training:
+        """Read, plan, load and restore. What the training needs of this process is open as long as `opened` is."""
         base = self._settings.bases().get(self._job.base)
         if base is None:
             raise InvalidRequest(
@@ -164,42 +174,29 @@ class Attempt:
         start = self._start()
         faults.point(Point.ROWS_READ)
         plan = self._plan_of_job = self._plan(base, len(training), start)
+        surroundings = self._surroundings(opened)
         try:
-            self._train_on(base, plan, training, validation, start)
+            setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
         except InvalidRows as error:
             self._attach_report(error.report)
             raise
-
-    def _train_on(
-        self,
-        base: BaseModelSettings,
-        plan: Plan,
-        training: list[AnyRow],
-        validation: list[AnyRow],
-        start: Tuned | None,
-    ) -> None:
-        with ExitStack() as opened:
-            surroundings = self._surroundings(opened)
-            setup = set_up(self._job, base, plan, training, validation, start, surroundings, self._load)
-            faults.point(Point.BASE_LOADED)
-            self._tell_of_data(setup.findings)
-            state = self._restore(setup, start)
-            trainer = Trainer(setup.base, setup.trained, setup.method, plan, state)
-            if trainer.kept_was_stale:
-                self._warn(Told.STALE, f"stale:{self._job.attempt}")
-            faults.point(Point.RESTORED)
-            saver = Saver(
-                self._attempts,
-                self._storage,
-                self._lease,
-                base.reference(self._job.base),
-                self._settings.save_interval_s,
-                self._keeper.flush,
-            )
-            course = self._patiently(lambda: open_course(self._jobs, self._job, plan, setup.method, state))
-            self._in_hand = Training(plan, setup.method, trainer, course, opened.enter_context(saver))
-            if self._train(self._in_hand):
-                self._publish(self._in_hand)
+        faults.point(Point.BASE_LOADED)
+        self._tell_of_data(setup.findings)
+        state = self._restore(setup, start)
+        trainer = Trainer(setup.base, setup.trained, setup.method, plan, state)
+        if trainer.kept_was_stale:
+            self._warn(Told.STALE, f"stale:{self._job.attempt}")
+        faults.point(Point.RESTORED)
+        saver = Saver(
+            self._attempts,
+            self._storage,
+            self._lease,
+            base.reference(self._job.base),
+            self._settings.save_interval_s,
+            self._keeper.flush,
+        )
+        course = self._patiently(lambda: open_course(self._jobs, self._job, plan, setup.method, state))
+        return Training(plan, setup.method, trainer, course, opened.enter_context(saver))
 
     def _tell_of_data(self, findings: Findings) -> None:
         counts = [Telling(count, key=f"count:{number}") for number, count in enumerate(findings.counts)]

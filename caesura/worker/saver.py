@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +13,7 @@ from caesura import faults
 from caesura.errors import CaesuraError, LeaseLost
 from caesura.faults import Point
 from caesura.jobs import Artifact, Lease, Reason, TrainingState
-from caesura.storage import Storage, put_files
+from caesura.storage import Content, Storage, put_files
 from caesura.store.attempts import Attempts
 from caesura.training.state import State
 from caesura.worker.patience import patiently
@@ -76,7 +76,7 @@ class Saver:
     def store_adapter(self, state: State) -> Artifact:
         return self._put("adapters", state.adapter_files(self._base_name))
 
-    def _put(self, kind: str, files: dict[str, bytes]) -> Artifact:
+    def _put(self, kind: str, files: Mapping[str, Content]) -> Artifact:
         self.wait()
         return patiently(self._attempts, self._lease, lambda: put_files(self._storage, kind, files))
 

@@ -12,6 +12,7 @@ from caesura.models.tuned import Tuned
 from caesura.settings import BaseModelSettings
 from caesura.training.plan import Plan
 from caesura.training.setup import AnyRow, Setup, read_rows, set_up
+from caesura.training.state import State
 from caesura.training.trained import TrainedAdapter
 from tests.world import EXAMPLES
 
@@ -78,3 +79,15 @@ def make_setup(micro_model: Path) -> MakeSetup:
         return set_up(job, BaseModelSettings(path=str(base)), plan, training, validation, start), plan
 
     return make
+
+
+def both_files(state: State) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The files that a state is saved as, read back: of what is trained, and of the rest."""
+    both = state.adapter_files("micro"), state.optimizer_files()
+    adapter, optimizer = ({name: bytes(content) for name, content in files.items()} for files in both)
+    return adapter, optimizer
+
+
+def whole_files(state: State) -> dict[str, bytes]:
+    adapter, optimizer = both_files(state)
+    return adapter | optimizer

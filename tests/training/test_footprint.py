@@ -81,7 +81,7 @@ def test_each_part_counts() -> None:
     )
 
 
-@pytest.mark.parametrize(("dtype", "bytes_per_weight"), [("bfloat16", 2 + 16 + 28), ("float32", 16 + 28)])
+@pytest.mark.parametrize(("dtype", "bytes_per_weight"), [("bfloat16", 2 + 16 + 12), ("float32", 16 + 12)])
 def test_where_all_weights_are_trained_each_counts_and_no_adapter_does(dtype: str, bytes_per_weight: int) -> None:
     shape = footprint.BaseShape(7 * 10**9, 10**6, 0, 0, 0, 0)
 

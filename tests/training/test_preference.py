@@ -18,7 +18,7 @@ from caesura.training.reference import Reference, make_key
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
 from caesura.training.trainer import Trainer
-from tests.training.conftest import MakeSetup, layers_of
+from tests.training.conftest import MakeSetup, both_files, layers_of
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_resume_does_not_compute_it_again(make_setup: MakeSetup, computed: lis
     trainer.step()
     trainer.step()
     state = trainer.capture()
-    files = state.adapter_files("micro"), state.optimizer_files()
+    files = both_files(state)
     again, _ = make_setup(method="dpo", num_rows=16, batch_size=8, n_epochs=2)
     computed.clear()
 

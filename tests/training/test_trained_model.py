@@ -18,7 +18,7 @@ from caesura.training.plan import Plan
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer
-from tests.training.conftest import MakeSetup, layers_of
+from tests.training.conftest import MakeSetup, both_files, layers_of, whole_files
 
 DTYPES = ("float32", "bfloat16")
 
@@ -35,12 +35,11 @@ def make_trainer(setup: Setup, plan: Plan, state: State | None = None) -> Traine
 
 def train_to_the_end(trainer: Trainer, plan: Plan) -> tuple[list[StepResult], dict[str, bytes]]:
     results = [trainer.step() for _ in range(plan.num_steps - trainer.num_steps_done)]
-    state = trainer.capture()
-    return results, state.adapter_files("micro") | state.optimizer_files()
+    return results, whole_files(trainer.capture())
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
-    return load(trainer.capture().adapter_files("micro")[FULL_WEIGHTS])
+    return load(whole_files(trainer.capture())[FULL_WEIGHTS])
 
 
 def a_tuned_adapter(setup: Setup) -> Adapter:
@@ -64,7 +63,7 @@ def test_a_resume_at_any_step_goes_on_to_the_same_bytes(make_setup: MakeSetup, d
 
     for step, state in enumerate(states):
         again, _ = make_setup(adapter_type="full", dtype=dtype, learning_rate=1e-3)
-        saved = from_files(state.adapter_files("micro"), state.optimizer_files())
+        saved = from_files(*both_files(state))
         # What the method has seen of the rows belongs to the state, and so does what it computes them with.
         assert train_to_the_end(make_trainer(again, plan, saved), plan) == (results[step:], end)
 

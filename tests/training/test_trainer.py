@@ -11,7 +11,7 @@ from caesura.training.plan import Plan
 from caesura.training.setup import Setup
 from caesura.training.state import State, from_files
 from caesura.training.trainer import StepResult, Trainer
-from tests.training.conftest import MakeSetup
+from tests.training.conftest import MakeSetup, both_files, whole_files
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +25,7 @@ def make_trainer(setup: Setup, plan: Plan, state: State | None = None) -> Traine
 
 
 def files_of(trainer: Trainer) -> dict[str, bytes]:
-    state = trainer.capture()
-    return state.adapter_files("micro") | state.optimizer_files()
+    return whole_files(trainer.capture())
 
 
 def test_a_step_is_a_function_of_the_state_it_starts_from(make_setup: MakeSetup) -> None:
@@ -37,7 +36,7 @@ def test_a_step_is_a_function_of_the_state_it_starts_from(make_setup: MakeSetup)
     state = trainer.capture()
     first = trainer.step(), files_of(trainer)
 
-    again = make_trainer(setup, plan, from_files(state.adapter_files("micro"), state.optimizer_files()))
+    again = make_trainer(setup, plan, from_files(*both_files(state)))
 
     assert (again.step(), files_of(again)) == first
 
@@ -46,10 +45,10 @@ def test_a_captured_state_does_not_change_with_the_steps_that_follow(make_setup:
     trainer = make_trainer(*make_setup())
     trainer.step()
     state = trainer.capture()
-    before = state.adapter_files("micro") | state.optimizer_files()
+    before = whole_files(state)
     trainer.step()
 
-    assert state.adapter_files("micro") | state.optimizer_files() == before
+    assert whole_files(state) == before
 
 
 def test_small_micro_batches_change_the_gradients_no_more_than_rounding_does(make_setup: MakeSetup) -> None:
@@ -78,7 +77,7 @@ def test_a_resume_at_any_step_drops_what_an_undisturbed_run_drops(make_setup: Ma
     end = files_of(trainer)
 
     for step, state in enumerate(states):
-        again = make_trainer(setup, plan, from_files(state.adapter_files("micro"), state.optimizer_files()))
+        again = make_trainer(setup, plan, from_files(*both_files(state)))
         assert train_to_the_end(again, plan) == (results[step:], end)
 
 

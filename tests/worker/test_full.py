@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from caesura.models import lora
 from caesura.schema.adapters import AdapterOptions
 from caesura.settings import BaseModelSettings
 from caesura.storage import get_files
+from caesura.training.state import State
+from caesura.training.trainer import StepResult, Trainer
 from tests.inference.making import greedy_ids, logprobs_of, make
 from tests.worker.disturb import Rows, create, pause_at
 from tests.world import World
@@ -137,6 +140,35 @@ def test_two_states_and_every_checkpoint_are_kept_and_all_else_is_gone(
     }
     kept = {key for key, _ in world.storage.list() if key.endswith(FULL_WEIGHTS)}
     assert kept == named
+
+
+def test_what_a_training_began_with_is_out_of_memory_when_it_steps(
+    world: World, training: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = tune(world, training, adapter=FULL)
+    begun: list[weakref.ref[Tensor]] = []
+    left: list[int] = []
+    original, step = Trainer.__init__, Trainer.step
+
+    def begin(self: Trainer, base: Any, trained: Any, method: Any, plan: Any, state: State) -> None:
+        begun.extend(weakref.ref(weight) for weight in (state.adapter.weights | state.optimizer).values())
+        original(self, base, trained, method, plan, state)
+
+    def count(self: Trainer) -> StepResult:
+        left.append(sum(weight() is not None for weight in begun))
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "__init__", begin)
+    monkeypatch.setattr(Trainer, "step", count)
+    job = create(world, training, start=tuned, adapter=FULL)
+    pause_at(monkeypatch, world, job, 3)
+    world.run(job)
+    num_begun = len(begun)
+    world.store.jobs.resume(job.id)
+    assert world.run(job).status is Status.SUCCEEDED
+
+    assert len(begun) > 2 * num_begun > 0  # the second time with what the optimizer remembers
+    assert set(left) == {0}
 
 
 def export(world: World, model: Model, target: Path) -> Path:

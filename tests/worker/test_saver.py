@@ -15,6 +15,7 @@ from caesura.jobs import Lease, Reason, Status, TrainingState
 from caesura.models.lora import Adapter, name_A, name_B
 from caesura.storage import LocalStorage, LocalWriter
 from caesura.training.state import State
+from caesura.worker.attempt import Training
 from caesura.worker.saver import Saver
 from tests.world import wait_until
 
@@ -102,6 +103,41 @@ def test_a_pause_waits_for_the_save_under_way_and_its_own_alone(
     pausing.join(60)
 
     assert attempts.committed == [(1, None), (3, Reason.PAUSE)]
+
+
+def test_a_state_is_captured_once_the_save_under_way_has_ended(
+    saver: Saver, attempts: Attempts, storage: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = threading.Event()
+    wait = saver.wait
+
+    def tell_and_wait() -> None:
+        waiting.set()
+        wait()
+
+    class Trainer:
+        def capture(self) -> State:
+            self.saved = list(attempts.committed)
+            return state_of(2)
+
+    class Course:
+        def measure(self) -> dict[str, float]:
+            return {}
+
+    trainer: Any = Trainer()
+    unused: Any = None
+    course: Any = Course()
+    training = Training(unused, unused, trainer, course, saver)
+    saver.save_in_passing(state_of(1))
+    wait_until(lambda: storage.num_waiting == 1, "the save to be under way")
+    monkeypatch.setattr(saver, "wait", tell_and_wait)
+    capturing = threading.Thread(target=training.capture)
+    capturing.start()
+    wait_until(waiting.is_set, "the capture to wait for the save")
+    storage.gate.set()
+    capturing.join(60)
+
+    assert trainer.saved == [(1, None)]
 
 
 def test_a_save_in_passing_that_fails_is_tried_again_with_the_next(
