@@ -10,6 +10,7 @@ import torch
 from caesura.data.render import Example
 from caesura.models.loading import Base
 from caesura.models.lora import add_lora
+from caesura.models.segments import takes_segments
 from caesura.training.plan import Plan
 from caesura.training.rows import Rows
 from caesura.training.supervised import Supervised
@@ -31,7 +32,7 @@ def build_step(case: Any, build_model: Callable[..., Any], rows: Sequence[Any]) 
     plan = make_plan(case, len(rows), model.config.max_position_embeddings)
     base = Base(case.model, model, tokenizer(), plan.context_window, model.num_parameters(), frozenset())
     trained = TrainedModel(model, lambda: model) if case.tuned == "full" else TrainedAdapter(add_lora(model), plan)
-    method = Supervised(Rows(examples, [], plan, seed=1), plan)
+    method = Supervised(Rows(examples, [], plan, seed=1), plan, takes_segments(model))
     trainer = Trainer(base, trained, method, plan, trained.fresh_state(1))
     return lambda: trainer.step().metrics["train_loss"]
 

@@ -218,6 +218,22 @@ def test_repeated_and_shared_rows_are_told_with_their_lines(tmp_path: Path, caps
     assert "  3 rows that stand in the training file as well: lines 2, 3, 4\n" in text
 
 
+@pytest.mark.parametrize(("num_led", "expected"), [(6, [7, 8, 9, 10, 11]), (5, [])])
+def test_rows_without_a_system_message_are_told_where_most_have_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_led: int, expected: list[int]
+) -> None:
+    rows = [chat(f"{number} + 1?", str(number + 1)) for number in range(num_led + 5)]
+    for number, row in enumerate(rows[:num_led]):
+        row["messages"].insert(0, {"role": ("system", "developer")[number % 2], "content": "Add."})
+    file = write(tmp_path / "file.jsonl", *rows)
+    code, answer = found(capsys, file)
+    main([str(file)])
+
+    assert code == GOOD
+    assert answer["files"][0]["without_system"] == {"rows": len(expected), "lines": expected}
+    assert ("without a system message" in capsys.readouterr().out) == bool(expected)
+
+
 def test_prompts_that_differ_in_what_graders_need_are_not_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def _file_lines(checked: Checked, method: str, base: Base) -> list[str]:
     told += _lines_told(tally.cut, f"longer than {context}, and cut there")
     told += _lines_told(tally.silent, f"with {LACKING[method]} within {context}, which teach nothing")
     told += _lines_told(tally.unasked, "without a message of the user")
+    told += _lines_told(tally.without_system, "without a system message, which most rows have")
     told += _lines_told(tally.repeated, "that repeat an earlier one")
     told += _lines_told(tally.shared, "that stand in the training file as well")
     return told

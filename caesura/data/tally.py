@@ -67,6 +67,9 @@ class Tally:
     silent: Lines = field(default_factory=Lines)
     #: Conversations in which the user says nothing.
     unasked: Lines = field(default_factory=Lines)
+    #: Conversations that no message of the system, or of the developer, leads; and how many one does.
+    unled: Lines = field(default_factory=Lines)
+    num_led: int = 0
     #: Rows that stand in the file before.
     repeated: Lines = field(default_factory=Lines)
     #: Rows that stand in the training file as well.
@@ -91,14 +94,27 @@ class Tally:
             self.cut.add(row.line)
         if not rendered.teaches:
             self.silent.add(row.line)
-        if isinstance(row, Row) and not any(message["role"] == "user" for message in row.messages):
-            self.unasked.add(row.line)
+        if isinstance(row, Row):
+            self._add_roles(row.line, {message["role"] for message in row.messages})
         digest = _digest(row)
         if digest in self.digests:
             self.repeated.add(row.line)
         if digest in others:
             self.shared.add(row.line)
         self.digests.add(digest)
+
+    def _add_roles(self, line: int, roles: set[str]) -> None:
+        if "user" not in roles:
+            self.unasked.add(line)
+        if roles & {"system", "developer"}:
+            self.num_led += 1
+        else:
+            self.unled.add(line)
+
+    @property
+    def without_system(self) -> Lines:
+        """Rows without a system message where most have one; elsewhere that is nothing to speak of."""
+        return self.unled if self.num_led > self.unled.num_rows else Lines()
 
     def describe(self, method: str) -> str:
         """Its tokens, in a sentence."""
@@ -111,7 +127,7 @@ class Tally:
         low, middle, high = self.spread
         tokens = {"total": self.num_tokens, "learned": self.num_learned, "min": low, "median": middle, "max": high}
         named = {"cut": self.cut, "teach_nothing": self.silent, "without_user": self.unasked}
-        named |= {"repeated": self.repeated, "in_training_file": self.shared}
+        named |= {"without_system": self.without_system, "repeated": self.repeated, "in_training_file": self.shared}
         return {
             "tokens": tokens,
             **{name: {"rows": lines.num_rows, "lines": lines.first} for name, lines in named.items()},

@@ -111,6 +111,7 @@ class Renderer(Generic[R]):
             (tally.cut, f"are longer than {context} and were truncated at the end"),
             (tally.silent, f"have {LACKING[self._method]} within {context} and teach nothing"),
             (tally.unasked, "have no message of the user"),
+            (tally.without_system, "have no system message, and most of its rows have one"),
             (tally.repeated, "repeat an earlier one"),
             (
                 tally.shared,
