@@ -122,6 +122,10 @@ def serve(settings: Settings) -> None:
                 _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
                 sys.stdout.flush()
 
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                server.is_stopping.set()
+                await super().shutdown(sockets)
+
         raise_file_limit()
         config = uvicorn.Config(
             app, http=BoundedHttpProtocol, log_config=None, access_log=False, timeout_graceful_shutdown=5

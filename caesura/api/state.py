@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
@@ -40,7 +41,8 @@ class Server:
     started_at: int
     examiner: Examiner = field(default_factory=Examiner)
     exporter: Exporter = field(default_factory=Exporter)
-
+    #: Set when the server is about to stop: what would go on for ever ends.
+    is_stopping: threading.Event = field(default_factory=threading.Event)
     #: Whose request is served; None: nobody's, and all projects are seen.
     caller: Caller | None = None
 
