@@ -2,13 +2,17 @@
 
 import uPlot from "/assets/vendor/uplot/uPlot.esm.js";
 import { h, show } from "/assets/dom.js";
-import { formatMeasure } from "/assets/format.js";
+import { formatMeasure, formatTick } from "/assets/format.js";
 import { chartsOf, smooth } from "/assets/metrics.js";
 
 const HEIGHT = 220;
 const DASHES = [[], [6, 4], [2, 3]];
 /** Above so many lines none is drawn twice, once raw and once smoothed. */
 const MAX_RAW = 6;
+/** Up to so many measurements of a line are points as well. */
+const MAX_POINTS = 200;
+/** Between two ticks lie whole steps. */
+const STEP_INCREMENTS = [1, 10, 100, 1000, 10_000, 100_000].flatMap((power) => [power, 2 * power, 5 * power]);
 
 /** `runs`: `{name, steps}`, the first is the job whose page it is. */
 export class Charts {
@@ -61,7 +65,6 @@ export class Charts {
 
   draw() {
     const charts = chartsOf(this.runs.map((run) => run.steps));
-    if (charts.length && !this.xs) this.xs = [];
     for (const chart of charts) {
       const lines = this.linesOf(chart);
       const key = lines.map((line) => line.label + line.kind).join("|");
@@ -154,20 +157,21 @@ export class Charts {
       legend: { show: false },
       cursor: { sync: { key: "steps", setSeries: false }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: { x: { time: false } },
-      axes: [axis(colours, null), axis(colours, (_, ticks) => ticks.map(formatMeasure))],
+      axes: [{ ...axis(colours), incrs: STEP_INCREMENTS }, { ...axis(colours), size: 60, values: (_, ticks) => ticks.map(formatTick) }],
       series: [
         {},
         ...lines.map((line) => {
           const stroke = colours.lines[line.colour % colours.lines.length];
           const isRaw = line.kind === "raw";
-          const isSparse = /^(full_)?valid/.test(line.measure);
+          const values = line.run.steps.columns.get(line.measure);
+          const isSparse = values.length < MAX_POINTS || values.filter((value) => value !== null).length < MAX_POINTS;
           return {
             label: line.label,
             stroke: isRaw ? `${stroke}40` : stroke,
             width: isRaw ? 1 : 1.75,
             dash: line.dash,
             spanGaps: true,
-            points: { show: isSparse && !isRaw ? undefined : false, size: 5, fill: stroke },
+            points: { show: isSparse && !isRaw && /^(full_)?valid|^grader:full/.test(line.measure), size: 5, fill: stroke },
           };
         }),
       ],
@@ -195,14 +199,13 @@ export class Charts {
   }
 }
 
-function axis(colours, values) {
+function axis(colours) {
   return {
     stroke: colours.text,
     font: "12px system-ui, sans-serif",
     grid: { stroke: colours.grid, width: 1 },
     ticks: { show: false },
-    size: values ? 56 : 32,
-    ...(values ? { values } : {}),
+    size: 32,
   };
 }
 

@@ -1,6 +1,6 @@
 // Values as people read them.
 
-const NUMBER = new Intl.NumberFormat("en");
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 6 });
 const DATE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
 
 /** Milliseconds → "1 h 4 min", "12 s". */
@@ -49,6 +49,13 @@ export function formatMeasure(value) {
   const size = Math.abs(value);
   if (size >= 1000) return formatCount(Math.round(value));
   return size >= 0.001 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
+}
+
+/** A number at an axis: no more digits than it has. */
+export function formatTick(value) {
+  if (value === null) return "";
+  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential().replace("e-", "e−");
+  return Math.abs(value) >= 1e6 ? value.toExponential().replace("e+", "e") : formatCount(value);
 }
 
 /** The name that a job goes by: what its maker called it, else the end of its id. */

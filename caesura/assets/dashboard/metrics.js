@@ -80,10 +80,10 @@ export class Steps {
   /** Each grader's mean reward, under a name of its own. */
   gradersOf(data) {
     const found = {};
-    for (const [name, score] of Object.entries(data.scores?.graders ?? {})) {
-      for (const [key, value] of typeof score === "number" ? [["", score]] : Object.entries(score ?? {})) {
-        const measure = `grader:${name}:${key}`;
-        this.graders[measure] = [name, key.replaceAll("_", " ")].filter(Boolean).join(", ");
+    for (const { name, train_reward_mean, valid_reward_mean } of data.scores?.graders ?? []) {
+      for (const [kind, value] of [["training", train_reward_mean], ["full validation", valid_reward_mean]]) {
+        const measure = `grader:${kind}:${name}`;
+        this.graders[measure] = `${name}, ${kind}`;
         found[measure] = value;
       }
     }

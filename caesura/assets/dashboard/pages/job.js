@@ -128,7 +128,7 @@ export function jobPage({ id, query, signal }) {
         h("div", { class: "job-title" }, h("h1", { tabindex: "-1" }, nameOf(job)), badge(status)),
         h("p", { class: "lead" }, [
           METHODS[methodOf(job)] ?? methodOf(job),
-          " of ",
+          ", from ",
           h("span", { class: "mono" }, job.model),
           ` · created ${formatAgo(job.created_at)}`,
           job.finished_at && ` · took ${formatDuration(job.finished_at - job.created_at)}`,
@@ -138,7 +138,7 @@ export function jobPage({ id, query, signal }) {
         job.error && h("div", { class: "callout is-bad", role: "alert" }, h("strong", {}, "Why it failed"), h("p", {}, job.error.message)),
         job.fine_tuned_model && ready(),
         allowed.length > 0 && h("div", { class: "moves" }, allowed.map(([name, move]) => moveRow(name, move))),
-        isOver(status) && status !== "succeeded" && again(),
+        isOver(status) && again(),
       );
       if (focused) ([...head.querySelectorAll("button")].find((one) => one.textContent === focused) ?? head.querySelector("h1")).focus();
     }
@@ -156,7 +156,7 @@ export function jobPage({ id, query, signal }) {
   }
 
   function again() {
-    return h("p", { class: "row" }, linkButton("Create one like it", `#/new?like=${encodeURIComponent(job.id)}`));
+    return h("p", {}, linkButton("Create one like it", `#/new?like=${encodeURIComponent(job.id)}`, "small"));
   }
 
   function moveRow(name, move) {

@@ -3,7 +3,7 @@
 import { ask, call } from "/assets/api.js";
 import { h, show } from "/assets/dom.js";
 import { formatBytes, formatCount, formatDate, formatMeasure, methodOf, statusOf } from "/assets/format.js";
-import { button, copyButton, facts, linkButton, loading, tell } from "/assets/parts.js";
+import { button, copyButton, facts, loading, tell } from "/assets/parts.js";
 import { save } from "/assets/pages/job_checkpoints.js";
 
 const EXTRAS = ["adapter", "checkpoint_every", "keep_best", "early_stopping", "max_minutes", "max_tokens"];
@@ -73,7 +73,6 @@ export function detailsPanel({ job, signal }) {
         ...metadata,
       ]),
       Object.keys(rest).length > 0 && h("details", {}, h("summary", {}, "Grader and all else of the method"), h("pre", {}, JSON.stringify(rest, null, 2))),
-      h("p", {}, linkButton("Create one like it", `#/new?like=${encodeURIComponent(current.id)}`)),
     );
   }
 
@@ -111,13 +110,12 @@ function reportOf(file) {
     "div",
     { class: "report" },
     h("h3", {}, file.param === "validation_file" ? "Validation file" : "Training file"),
-    h("p", {}, [
+    !file.error && h("p", {}, [
       `${formatCount(file.rows)} rows`,
       file.tokens && `, ${formatCount(file.tokens.total)} tokens, of which ${formatCount(file.tokens.learned)} are learned; ${file.tokens.min} to ${file.tokens.max} a row.`,
-      !file.error && !notes.length && file.tokens && " Nothing to note.",
+      !notes.length && file.tokens && " Nothing to note.",
     ]),
-    file.error && h("div", { class: "callout is-bad" }, h("p", {}, file.error.message)),
-    file.problems.length > 0 && problems(file),
+    file.problems.length > 0 ? problems(file) : file.error && h("p", { class: "trouble" }, file.error.message),
     notes.length > 0 && h("ul", {}, notes.map(([name, words]) => h("li", {}, `${formatCount(file[name].rows)} ${words}: line ${file[name].lines.join(", ")}${file[name].rows > file[name].lines.length ? ", …" : ""}`))),
   );
 }
