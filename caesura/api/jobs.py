@@ -18,7 +18,7 @@ from caesura.api.explain import quote
 from caesura.api.extras import extras_of
 from caesura.api.memory import check_memory
 from caesura.api.route import Route
-from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
+from caesura.api.state import AbsentIfEmpty, Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
 from caesura.faults import Point
 from caesura.graders.build import Tools, build_grader
@@ -161,7 +161,7 @@ def list_jobs(
     after: QueryText = None,
     limit: Limit = 20,
     status: Annotated[list[Status], Query()] = _ANY_STATUS,
-    method: MethodType | None = None,
+    method: Annotated[MethodType | None, AbsentIfEmpty] = None,
 ) -> Page[FineTuningJob]:
     """`status`, which may come several times, and `method` are no part of OpenAI's API."""
     pairs, without = _metadata_filter(request)

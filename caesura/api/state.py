@@ -107,5 +107,6 @@ def _absent_if_empty(value: str | None) -> str | None:
 
 
 Limit = Annotated[int, Query(ge=1)]
-#: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
-QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]
+#: Of what stands in a URL's query. The SDK for JavaScript sends what is null as empty.
+AbsentIfEmpty = BeforeValidator(_absent_if_empty)
+QueryText = Annotated[str | None, AbsentIfEmpty]

@@ -125,8 +125,15 @@ export class Charts {
   make(chart, lines, data, key, charts) {
     const legend = h("div", { class: "legend" });
     const place = h("div", { class: "plot" });
-    const figure = h("figure", { class: "chart", "data-chart": chart.id }, h("figcaption", {}, h("strong", {}, chart.title), legend), place);
-    const after = charts.slice(charts.findIndex((one) => one.id === chart.id) + 1).find((one) => this.drawn.has(one.id));
+    const figure = h(
+      "figure",
+      { class: "chart", "data-chart": chart.id },
+      h("figcaption", {}, h("strong", {}, chart.title), legend),
+      place,
+    );
+    const after = charts
+      .slice(charts.findIndex((one) => one.id === chart.id) + 1)
+      .find((one) => this.drawn.has(one.id));
     this.node.insertBefore(figure, after ? this.drawn.get(after.id).figure : null);
     const colours = readColours();
     const values = lines.map((line) => {
@@ -139,7 +146,9 @@ export class Charts {
       return value;
     });
     const tell = (data, index) =>
-      lines.forEach((_, number) => show(values[number], formatMeasure(index === null ? lastOf(data[number + 1]) : data[number + 1][index])));
+      lines.forEach((_, number) =>
+        show(values[number], formatMeasure(index === null ? lastOf(data[number + 1]) : data[number + 1][index])),
+      );
     const plot = new uPlot(this.options(lines, colours, tell, place), data, place);
     const [from, to] = this.range ?? this.extent();
     plot.setScale("x", { min: from, max: to });
@@ -155,9 +164,16 @@ export class Charts {
       width: Math.max(200, place.clientWidth),
       height: HEIGHT,
       legend: { show: false },
-      cursor: { sync: { key: "steps", setSeries: false }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
+      cursor: {
+        sync: { key: "steps", setSeries: false },
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 6 },
+      },
       scales: { x: { time: false } },
-      axes: [{ ...axis(colours), incrs: STEP_INCREMENTS }, { ...axis(colours), size: 60, values: (_, ticks) => ticks.map(formatTick) }],
+      axes: [
+        { ...axis(colours), incrs: STEP_INCREMENTS },
+        { ...axis(colours), size: 60, values: (_, ticks) => ticks.map(formatTick) },
+      ],
       series: [
         {},
         ...lines.map((line) => {
@@ -171,7 +187,11 @@ export class Charts {
             width: isRaw ? 1 : 1.75,
             dash: line.dash,
             spanGaps: true,
-            points: { show: isSparse && !isRaw && /^(full_)?valid|^grader:full/.test(line.measure), size: 5, fill: stroke },
+            points: {
+              show: isSparse && !isRaw && /^(full_)?valid|^grader:full/.test(line.measure),
+              size: 5,
+              fill: stroke,
+            },
           };
         }),
       ],
@@ -212,10 +232,15 @@ function axis(colours) {
 function readColours() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
-  return { lines: [1, 2, 3, 4, 5, 6].map((number) => read(`--line-${number}`)), text: read("--ink-3"), grid: read("--line") };
+  return {
+    lines: [1, 2, 3, 4, 5, 6].map((number) => read(`--line-${number}`)),
+    text: read("--ink-3"),
+    grid: read("--line"),
+  };
 }
 
 function lastOf(values) {
-  for (let index = values.length - 1; index >= 0; index -= 1) if (values[index] !== null && values[index] !== undefined) return values[index];
+  for (let index = values.length - 1; index >= 0; index -= 1)
+    if (values[index] !== null && values[index] !== undefined) return values[index];
   return null;
 }

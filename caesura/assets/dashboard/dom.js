@@ -1,6 +1,15 @@
 // The one way in which elements are made. Text is always set as text: markup in a name stays what it is, characters.
 
-const PROPERTIES = new Set(["value", "checked", "disabled", "selected", "open", "readOnly", "hidden", "indeterminate"]);
+const PROPERTIES = new Set([
+  "value",
+  "checked",
+  "disabled",
+  "selected",
+  "open",
+  "readOnly",
+  "hidden",
+  "indeterminate",
+]);
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element. `on…` attributes are functions; null, undefined and false leave an attribute or a child out. */

@@ -11,14 +11,22 @@ const HEAD_BYTES = 262_144;
 /** `{node, id(), readLine(number)}`; `onChange` is called when another file is chosen. */
 export function filePicker({ label, help, name, signal, onChange = () => {} }) {
   const chosen = select([["", "None"]], { name, onchange: () => choose() });
-  const input = h("input", { type: "file", accept: ".jsonl,application/jsonl", class: "visually-hidden", tabindex: "-1", "aria-hidden": "true", onchange: () => input.files[0] && send(input.files[0]) });
+  const input = h("input", {
+    type: "file",
+    accept: ".jsonl,application/jsonl",
+    class: "visually-hidden",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    onchange: () => input.files[0] && send(input.files[0]),
+  });
   const state = h("div", { class: "upload", role: "status" });
   const preview = h("div");
   const locals = new Map();
   let sending = null;
 
   call("GET", "/files", { query: { purpose: "fine-tune", limit: 100 }, signal }).then(
-    (page) => page.data.forEach((file) => (find(file.id) ? show(find(file.id), titleOf(file)) : chosen.append(option(file)))),
+    (page) =>
+      page.data.forEach((file) => (find(file.id) ? show(find(file.id), titleOf(file)) : chosen.append(option(file)))),
     () => {},
   );
 
@@ -50,7 +58,14 @@ export function filePicker({ label, help, name, signal, onChange = () => {} }) {
       show(state, h("span", { class: "fine" }, `${made.filename} is uploaded, ${formatBytes(made.bytes)}.`));
       choose();
     } catch (error) {
-      show(state, h("span", { class: "trouble", role: "alert" }, error.name === "AbortError" ? "The upload was stopped; nothing was kept." : error.message));
+      show(
+        state,
+        h(
+          "span",
+          { class: "trouble", role: "alert" },
+          error.name === "AbortError" ? "The upload was stopped; nothing was kept." : error.message,
+        ),
+      );
     }
     input.value = "";
   }
@@ -78,7 +93,13 @@ export function filePicker({ label, help, name, signal, onChange = () => {} }) {
     return line;
   }
 
-  const picker = h("div", { class: "picker" }, chosen, button("Upload…", () => input.click()), input);
+  const picker = h(
+    "div",
+    { class: "picker" },
+    chosen,
+    button("Upload…", () => input.click()),
+    input,
+  );
   const node = field(label, picker, help, [state, preview]);
   node.addEventListener("dragover", (event) => event.preventDefault());
   node.addEventListener("drop", (event) => {

@@ -3,15 +3,16 @@
 import { Refused, ask, readEvents, sleep } from "/assets/api.js";
 
 /**
- * Gives `onEvents` every event of the job once, in order, in the groups they arrive in; `onCaughtUp` is called when there
- * is no more to read for now. Where the stream ends before the job does, it goes on behind the last event that came. While
- * nobody looks at the page nothing is followed: a browser has few connections to one server, and they are for whoever looks.
+ * Gives `onEvents` every event of the job once, in order, in the groups they arrive in; `onCaughtUp` is called when
+ * there is no more to read for now. Where the stream ends before the job does, it goes on behind the last event that
+ * came. While nobody looks at the page nothing is followed: a browser has few connections to one server, and they are
+ * for whoever looks.
  *
  * `once`: only what has been told by now. Resolves when there is no more to come.
  */
 export async function follow(jobId, { onEvents, onCaughtUp, onFault, signal, once = false }) {
   let last;
-  for (let failures = 0; ; ) {
+  for (let failures = 0; ;) {
     await untilVisible(signal);
     const hidden = new AbortController();
     const leave = () => document.hidden && hidden.abort();

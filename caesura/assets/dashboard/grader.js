@@ -11,8 +11,20 @@ const SOURCE = `def grade(sample, item):
     return 1.0 if item["answer"] in sample["output_text"] else 0.0
 `;
 const TEMPLATES = {
-  string_check: { type: "string_check", name: "exact", input: OUTPUT, reference: "{{ item.answer }}", operation: "ilike" },
-  text_similarity: { type: "text_similarity", name: "close", input: OUTPUT, reference: "{{ item.answer }}", evaluation_metric: "fuzzy_match" },
+  string_check: {
+    type: "string_check",
+    name: "exact",
+    input: OUTPUT,
+    reference: "{{ item.answer }}",
+    operation: "ilike",
+  },
+  text_similarity: {
+    type: "text_similarity",
+    name: "close",
+    input: OUTPUT,
+    reference: "{{ item.answer }}",
+    evaluation_metric: "fuzzy_match",
+  },
   python: { type: "python", name: "own", source: SOURCE },
   score_model: {
     type: "score_model",
@@ -38,7 +50,10 @@ const TEMPLATES = {
     name: "both",
     graders: {
       right: { type: "string_check", input: OUTPUT, reference: "{{ item.answer }}", operation: "ilike" },
-      short: { type: "python", source: 'def grade(sample, item):\n    return 1.0 if len(sample["output_text"]) < 80 else 0.0\n' },
+      short: {
+        type: "python",
+        source: 'def grade(sample, item):\n    return 1.0 if len(sample["output_text"]) < 80 else 0.0\n',
+      },
     },
     calculate_output: "0.8 * right + 0.2 * short",
   },
@@ -123,7 +138,10 @@ function tryIt({ read, readLine, model, signal }) {
   async function sample() {
     try {
       const { messages } = readRow();
-      const made = await call("POST", "/chat/completions", { body: { model: model(), messages, max_completion_tokens: 200 }, signal });
+      const made = await call("POST", "/chat/completions", {
+        body: { model: model(), messages, max_completion_tokens: 200 },
+        signal,
+      });
       answer.value = made.choices[0].message.content ?? "";
       show(result);
     } catch (error) {
@@ -142,7 +160,15 @@ function tryIt({ read, readLine, model, signal }) {
   async function run() {
     try {
       const { messages: _, ...item } = readRow();
-      show(result, verdict(await call("POST", "/fine_tuning/alpha/graders/run", { body: { grader: read(), item, model_sample: answer.value }, signal })));
+      show(
+        result,
+        verdict(
+          await call("POST", "/fine_tuning/alpha/graders/run", {
+            body: { grader: read(), item, model_sample: answer.value },
+            signal,
+          }),
+        ),
+      );
     } catch (error) {
       tellFault(result, error);
     }
@@ -166,12 +192,20 @@ function verdict(run) {
     "div",
     { class: "verdict" },
     h("p", {}, h("strong", { class: "reward" }, formatMeasure(run.reward)), h("span", { class: "sub" }, " reward")),
-    parts.length > 0 && h("p", { class: "sub" }, parts.map(([name, value]) => `${name} ${formatMeasure(value)}`).join(" · ")),
+    parts.length > 0 &&
+      h("p", { class: "sub" }, parts.map(([name, value]) => `${name} ${formatMeasure(value)}`).join(" · ")),
     run.metadata.error_details && h("p", { class: "trouble" }, run.metadata.error_details),
   );
 }
 
 function tellFault(node, error) {
   if (error.name === "AbortError") return;
-  show(node, h("p", { class: "trouble" }, error instanceof Refused && error.param ? `${error.message} (${error.param})` : error.message));
+  show(
+    node,
+    h(
+      "p",
+      { class: "trouble" },
+      error instanceof Refused && error.param ? `${error.message} (${error.param})` : error.message,
+    ),
+  );
 }

@@ -9,7 +9,10 @@ const SHARED = [
   ["learning_rate_multiplier", "Learning rate multiplier", "auto", "Scales the base's own rate."],
 ];
 const METHOD_FIELDS = {
-  supervised: [...SHARED, ["prompt_loss_weight", "Weight of the prompt's tokens", "0", "0: only answers are learned. 1: prompts as much."]],
+  supervised: [
+    ...SHARED,
+    ["prompt_loss_weight", "Weight of the prompt's tokens", "0", "0: only answers are learned. 1: prompts as much."],
+  ],
   dpo: [
     ...SHARED,
     ["beta", "Beta", "auto", "How strongly the base holds the model back."],
@@ -52,19 +55,42 @@ function fieldset(fields, prefix, given) {
     const start = given?.[name];
     const path = prefix + name;
     if (Array.isArray(kind)) {
-      const control = select(kind.map((value) => [value === kind[0] ? "" : value, value]), { name: path, value: start && start !== kind[0] ? start : "" });
+      const control = select(
+        kind.map((value) => [value === kind[0] ? "" : value, value]),
+        { name: path, value: start && start !== kind[0] ? start : "" },
+      );
       return { name, node: field(label, control, help), read: () => control.value || undefined };
     }
     if (kind === "check") {
       const control = h("input", { type: "checkbox", name: path, checked: Boolean(start) });
-      const node = h("div", { class: "field" }, h("label", { class: "check" }, control, label), help && h("p", { class: "help" }, help));
+      const node = h(
+        "div",
+        { class: "field" },
+        h("label", { class: "check" }, control, label),
+        help && h("p", { class: "help" }, help),
+      );
       return { name, node, read: () => control.checked || undefined };
     }
-    const control = h("input", { type: "text", inputmode: "decimal", name: path, placeholder: kind, value: start === undefined || start === "auto" ? "" : String(start), autocomplete: "off" });
+    const control = h("input", {
+      type: "text",
+      inputmode: "decimal",
+      name: path,
+      placeholder: kind,
+      value: start === undefined || start === "auto" ? "" : String(start),
+      autocomplete: "off",
+    });
     return { name, node: field(label, control, help), read: () => readNumber(control.value) };
   });
-  const read = () => Object.fromEntries(controls.map((one) => [one.name, one.read()]).filter(([, value]) => value !== undefined));
-  return { node: h("div", { class: "grid" }, controls.map((one) => one.node)), read };
+  const read = () =>
+    Object.fromEntries(controls.map((one) => [one.name, one.read()]).filter(([, value]) => value !== undefined));
+  return {
+    node: h(
+      "div",
+      { class: "grid" },
+      controls.map((one) => one.node),
+    ),
+    read,
+  };
 }
 
 /** What is no number is sent as it stands: the server says what is wrong with it. */
@@ -86,7 +112,12 @@ export function jobFieldsOf(method, given) {
 export function adapterFields(given) {
   return fieldset(
     [
-      ["type", "What is trained", ["lora", "qlora", "full"], "An adapter, one beside a base in 4 bits (GPU), or all weights (supervised)."],
+      [
+        "type",
+        "What is trained",
+        ["lora", "qlora", "full"],
+        "An adapter, one beside a base in 4 bits (GPU), or all weights (supervised).",
+      ],
       ["rank", "Rank", "the base's", "How much an adapter can hold."],
       ["alpha", "Alpha", "the base's", null],
       ["dropout", "Dropout", "the base's", null],

@@ -99,7 +99,12 @@ document.body.append(
       { "aria-label": "Pages" },
       Object.entries(PLACES).map(([name, title]) => h("a", { href: `#/${name}`, "data-place": name }, title)),
     ),
-    h("div", { class: "side-end" }, themeButton, button("Sign out", () => session.end(), { kind: "quiet sign-out" })),
+    h(
+      "div",
+      { class: "side-end" },
+      themeButton,
+      button("Sign out", () => session.end(), { kind: "quiet sign-out" }),
+    ),
   ),
   h("div", { class: "content" }, banner, main),
   notes,

@@ -2,7 +2,11 @@
 
 /** The charts, in their order: a chart's lines are those of its measures that the job has. */
 const CHARTS = [
-  { id: "loss", title: "Loss", measures: { train_loss: "training", valid_loss: "validation", full_valid_loss: "full validation" } },
+  {
+    id: "loss",
+    title: "Loss",
+    measures: { train_loss: "training", valid_loss: "validation", full_valid_loss: "full validation" },
+  },
   {
     id: "accuracy",
     title: "Token accuracy",
@@ -12,7 +16,11 @@ const CHARTS = [
       full_valid_mean_token_accuracy: "full validation",
     },
   },
-  { id: "reward", title: "Mean reward", measures: { train_reward_mean: "training", valid_reward_mean: "full validation" } },
+  {
+    id: "reward",
+    title: "Mean reward",
+    measures: { train_reward_mean: "training", valid_reward_mean: "full validation" },
+  },
   {
     id: "preferred",
     title: "Reward accuracy",
@@ -31,7 +39,11 @@ const CHARTS = [
       full_valid_reward_margin: "full validation",
     },
   },
-  { id: "sides", title: "Rewards of both answers", measures: { train_reward_chosen: "preferred", train_reward_rejected: "other" } },
+  {
+    id: "sides",
+    title: "Rewards of both answers",
+    measures: { train_reward_chosen: "preferred", train_reward_rejected: "other" },
+  },
   {
     id: "tokens",
     title: "Tokens of an answer",
@@ -40,7 +52,10 @@ const CHARTS = [
   {
     id: "shares",
     title: "Shares of answers and groups",
-    measures: { mean_unresponsive_rewards: "answers cut off or empty", groups_without_spread_share: "groups without spread" },
+    measures: {
+      mean_unresponsive_rewards: "answers cut off or empty",
+      groups_without_spread_share: "groups without spread",
+    },
   },
   { id: "rate", title: "Learning rate", measures: { learning_rate: "learning rate" } },
   { id: "speed", title: "Tokens per second", measures: { tokens_per_second: "tokens/s" } },
@@ -81,7 +96,10 @@ export class Steps {
   gradersOf(data) {
     const found = {};
     for (const { name, train_reward_mean, valid_reward_mean } of data.scores?.graders ?? []) {
-      for (const [kind, value] of [["training", train_reward_mean], ["full validation", valid_reward_mean]]) {
+      for (const [kind, value] of [
+        ["training", train_reward_mean],
+        ["full validation", valid_reward_mean],
+      ]) {
         const measure = `grader:${kind}:${name}`;
         this.graders[measure] = `${name}, ${kind}`;
         found[measure] = value;
@@ -99,14 +117,16 @@ export function chartsOf(all) {
   return known
     .map((chart) => ({
       ...chart,
-      measures: Object.fromEntries(Object.entries(chart.measures).filter(([name]) => all.some((steps) => steps.columns.has(name)))),
+      measures: Object.fromEntries(
+        Object.entries(chart.measures).filter(([name]) => all.some((steps) => steps.columns.has(name))),
+      ),
     }))
     .filter((chart) => Object.keys(chart.measures).length);
 }
 
 /**
- * An exponential mean that does not lean towards its beginning: `weight`, 0 to below 1, is what stays of the past at each
- * measured step. Gaps stay gaps.
+ * An exponential mean that does not lean towards its beginning: `weight`, 0 to below 1, is what stays of the past at
+ * each measured step. Gaps stay gaps.
  */
 export function smooth(values, weight) {
   if (!weight) return values;

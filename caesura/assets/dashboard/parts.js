@@ -18,7 +18,12 @@ export function progressBar(share, words, label) {
     svg("rect", { class: "bar-done", width: percent, height: 6 }),
   );
   const attributes = { role: "progressbar", "aria-valuenow": percent, "aria-valuemin": 0, "aria-valuemax": 100 };
-  return h("span", { class: "progress", ...attributes, "aria-label": label, "aria-valuetext": words }, bar, h("span", {}, words));
+  return h(
+    "span",
+    { class: "progress", ...attributes, "aria-label": label, "aria-valuetext": words },
+    bar,
+    h("span", {}, words),
+  );
 }
 
 export function timeLeft(job, status) {
@@ -37,11 +42,15 @@ export function linkButton(text, href, kind = "") {
 
 /** Copies `text`, and says so. */
 export function copyButton(text, label = "Copy") {
-  const made = button(label, async () => {
-    await copy(text);
-    show(made, "Copied");
-    setTimeout(() => show(made, label), 1500);
-  }, { kind: "small" });
+  const made = button(
+    label,
+    async () => {
+      await copy(text);
+      show(made, "Copied");
+      setTimeout(() => show(made, label), 1500);
+    },
+    { kind: "small" },
+  );
   return made;
 }
 
@@ -59,11 +68,22 @@ async function copy(text) {
 }
 
 export function loading(words = "Loading…") {
-  return h("div", { class: "state is-loading", role: "status" }, h("span", { class: "pulse", "aria-hidden": "true" }), words);
+  return h(
+    "div",
+    { class: "state is-loading", role: "status" },
+    h("span", { class: "pulse", "aria-hidden": "true" }),
+    words,
+  );
 }
 
 export function empty(title, words, ...actions) {
-  return h("div", { class: "state" }, h("strong", {}, title), h("p", {}, words), actions.length > 0 && h("div", { class: "row" }, actions));
+  return h(
+    "div",
+    { class: "state" },
+    h("strong", {}, title),
+    h("p", {}, words),
+    actions.length > 0 && h("div", { class: "row" }, actions),
+  );
 }
 
 /** What went wrong, and the way on: again, where that can help. */
@@ -97,10 +117,14 @@ export function confirm({ title, words, verb, kind = "danger", doIt }) {
       "div",
       { class: "row end" },
       button("Leave it", () => dialog.close(), { autofocus: true }),
-      button(verb, () => {
-        dialog.close();
-        doIt();
-      }, { kind }),
+      button(
+        verb,
+        () => {
+          dialog.close();
+          doIt();
+        },
+        { kind },
+      ),
     ),
   );
   document.body.append(dialog);
@@ -109,7 +133,9 @@ export function confirm({ title, words, verb, kind = "danger", doIt }) {
 
 /** A label over what it names, with a word of help under it. */
 export function field(label, control, help, extra) {
-  const target = control.matches("input, select, textarea") ? control : control.querySelector("input, select, textarea");
+  const target = control.matches("input, select, textarea")
+    ? control
+    : control.querySelector("input, select, textarea");
   target.id ||= newId("field");
   const helpId = help ? newId("help") : null;
   if (helpId) target.setAttribute("aria-describedby", helpId);
@@ -131,14 +157,22 @@ export function select(options, attributes) {
 /** Names and values, one below the other. Pairs without a value are left out. */
 export function facts(pairs) {
   const known = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { class: "facts" }, known.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h(
+    "dl",
+    { class: "facts" },
+    known.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
 }
 
 /** Tabs over panels: `{id: [title, panel]}`. Arrow keys move between them. */
 export function tabs(label, panels, { chosen, onChoose }) {
   const ids = Object.keys(panels);
   const heads = ids.map((id) =>
-    h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => choose(id) }, panels[id][0]),
+    h(
+      "button",
+      { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => choose(id) },
+      panels[id][0],
+    ),
   );
   const bodies = ids.map((id) =>
     h("div", { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, class: "panel" }, panels[id][1]),
@@ -158,7 +192,12 @@ export function tabs(label, panels, { chosen, onChoose }) {
     event.preventDefault();
     choose(ids[(heads.indexOf(event.target) + step + ids.length) % ids.length], true);
   }
-  const node = h("div", { class: "tabs" }, h("div", { role: "tablist", "aria-label": label, onkeydown: move }, heads), bodies);
+  const node = h(
+    "div",
+    { class: "tabs" },
+    h("div", { role: "tablist", "aria-label": label, onkeydown: move }, heads),
+    bodies,
+  );
   choose(ids.includes(chosen) ? chosen : ids[0]);
   return { node, choose };
 }

@@ -1,5 +1,5 @@
-// Runs before anything is painted, so that no page flashes in the wrong colours. A choice of light or dark is no secret:
-// it may outlive the tab.
+// Runs before anything is painted, so that no page flashes in the wrong colours. A choice of light or dark is no
+// secret: it may outlive the tab.
 "use strict";
 
 document.documentElement.dataset.theme =

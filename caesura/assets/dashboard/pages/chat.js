@@ -19,13 +19,20 @@ export function chatPage({ query, signal }) {
   const stop = button("Stop", () => stopping?.abort(), { disabled: true });
   let stopping = null;
 
-  call("GET", "/models", { signal }).then(({ data }) => {
-    const bases = data.filter((model) => model.owned_by === "system");
-    const tuned = data.filter((model) => model.owned_by !== "system").sort((one, other) => other.created - one.created);
-    show(names, [...bases, ...tuned.slice(0, MOST_MODELS)].map((model) => h("option", { value: model.id })));
-    left.model.value ||= bases[0]?.id ?? "";
-    right.model.value ||= (tuned.find((model) => !model.id.includes(":ckpt-step-")) ?? tuned[0])?.id ?? "";
-  }).catch(() => {});
+  call("GET", "/models", { signal })
+    .then(({ data }) => {
+      const bases = data.filter((model) => model.owned_by === "system");
+      const tuned = data
+        .filter((model) => model.owned_by !== "system")
+        .sort((one, other) => other.created - one.created);
+      show(
+        names,
+        [...bases, ...tuned.slice(0, MOST_MODELS)].map((model) => h("option", { value: model.id })),
+      );
+      left.model.value ||= bases[0]?.id ?? "";
+      right.model.value ||= (tuned.find((model) => !model.id.includes(":ckpt-step-")) ?? tuned[0])?.id ?? "";
+    })
+    .catch(() => {});
 
   function onKey(event) {
     if (event.key === "Enter" && !event.shiftKey) submit(event);
@@ -56,18 +63,51 @@ export function chatPage({ query, signal }) {
   const node = h(
     "div",
     { class: "chat" },
-    pageHead("Chat", "Both are asked the same, and answer side by side.", button("Start over", () => panes.forEach((one) => one.clear()))),
+    pageHead(
+      "Chat",
+      "Both are asked the same, and answer side by side.",
+      button("Start over", () => panes.forEach((one) => one.clear())),
+    ),
     names,
-    h("details", {}, h("summary", {}, "System prompt, temperature, length"), h("div", { class: "grid" }, field("System prompt", system), field("Temperature", temperature, "0: always the likeliest word."), field("Most tokens", most))),
-    h("div", { class: "panes" }, panes.map((one) => one.node)),
+    h(
+      "details",
+      {},
+      h("summary", {}, "System prompt, temperature, length"),
+      h(
+        "div",
+        { class: "grid" },
+        field("System prompt", system),
+        field("Temperature", temperature, "0: always the likeliest word."),
+        field("Most tokens", most),
+      ),
+    ),
+    h(
+      "div",
+      { class: "panes" },
+      panes.map((one) => one.node),
+    ),
     h("form", { class: "say", onsubmit: submit }, field("Your words", words), h("div", { class: "row" }, send, stop)),
   );
   return { node, title: "Chat" };
 }
 
 function pane(title, name, list) {
-  const model = h("input", { type: "text", list, value: name, placeholder: "None", autocomplete: "off", spellcheck: "false", onchange: () => clear() });
-  const turns = h("div", { class: "conversation", "aria-live": "polite", tabindex: "0", role: "log", "aria-label": `Conversation with ${title.toLowerCase()}` });
+  const model = h("input", {
+    type: "text",
+    list,
+    value: name,
+    placeholder: "None",
+    autocomplete: "off",
+    spellcheck: "false",
+    onchange: () => clear(),
+  });
+  const turns = h("div", {
+    class: "conversation",
+    "aria-live": "polite",
+    tabindex: "0",
+    role: "log",
+    "aria-label": `Conversation with ${title.toLowerCase()}`,
+  });
   let messages = [];
 
   function clear() {

@@ -20,9 +20,15 @@ export function createPage({ query, signal }) {
 
   async function load() {
     try {
-      const like = query.get("like") && (await call("GET", `/fine_tuning/jobs/${encodeURIComponent(query.get("like"))}`, { signal }));
+      const like =
+        query.get("like") &&
+        (await call("GET", `/fine_tuning/jobs/${encodeURIComponent(query.get("like"))}`, { signal }));
       const models = await call("GET", "/models", { signal });
-      show(node, pageHead("New job", "What is left empty, the server chooses."), form({ models: models.data, like, query, signal }));
+      show(
+        node,
+        pageHead("New job", "What is left empty, the server chooses."),
+        form({ models: models.data, like, query, signal }),
+      );
     } catch (error) {
       show(node, pageHead("New job"), fault(error, load));
     }
@@ -36,14 +42,45 @@ function form({ models, like, query, signal }) {
   const kind = like ? methodOf(like) : "supervised";
   const asked = like?.method[kind] ?? {};
   const model = modelSelect(models, query.get("model") ?? like?.model);
-  const training = filePicker({ label: "Training file", name: "training_file", help: "JSONL: one row a line. A file can be dropped here.", signal });
-  const validation = filePicker({ label: "Validation file", name: "validation_file", help: "Measured, never learned from. Reinforcement needs one.", signal });
+  const training = filePicker({
+    label: "Training file",
+    name: "training_file",
+    help: "JSONL: one row a line. A file can be dropped here.",
+    signal,
+  });
+  const validation = filePicker({
+    label: "Validation file",
+    name: "validation_file",
+    help: "Measured, never learned from. Reinforcement needs one.",
+    signal,
+  });
   training.setId(like?.training_file);
   validation.setId(like?.validation_file);
-  const suffix = h("input", { type: "text", name: "suffix", maxlength: 64, autocomplete: "off", value: like?.user_provided_suffix ?? "" });
-  const seed = h("input", { type: "text", inputmode: "numeric", name: "seed", placeholder: "a random one", autocomplete: "off" });
-  const metadata = h("textarea", { name: "metadata", rows: 2, placeholder: "team=docs", value: Object.entries(like?.metadata ?? {}).map(([key, value]) => `${key}=${value}`).join("\n") });
-  const radios = Object.entries(METHODS).map(([name, [title, words]]) => methodCard(name, title, words, name === kind, () => choose(name)));
+  const suffix = h("input", {
+    type: "text",
+    name: "suffix",
+    maxlength: 64,
+    autocomplete: "off",
+    value: like?.user_provided_suffix ?? "",
+  });
+  const seed = h("input", {
+    type: "text",
+    inputmode: "numeric",
+    name: "seed",
+    placeholder: "a random one",
+    autocomplete: "off",
+  });
+  const metadata = h("textarea", {
+    name: "metadata",
+    rows: 2,
+    placeholder: "team=docs",
+    value: Object.entries(like?.metadata ?? {})
+      .map(([key, value]) => `${key}=${value}`)
+      .join("\n"),
+  });
+  const radios = Object.entries(METHODS).map(([name, [title, words]]) =>
+    methodCard(name, title, words, name === kind, () => choose(name)),
+  );
   const ofMethod = h("div", { class: "sections" });
   const adapter = adapterFields(like?.adapter);
   const trouble = h("div", { role: "alert" });
@@ -56,13 +93,22 @@ function form({ models, like, query, signal }) {
       name,
       hyperparameters: hyperparametersOf(name, given.hyperparameters),
       fields: jobFieldsOf(name, like),
-      grader: name === "reinforcement" ? graderEditor({ readLine: training.readLine, model: () => model.value, given: given.grader, signal }) : null,
+      grader:
+        name === "reinforcement"
+          ? graderEditor({ readLine: training.readLine, model: () => model.value, given: given.grader, signal })
+          : null,
     };
     show(
       ofMethod,
       chosen.grader && section("Grader", chosen.grader.node),
       section("Hyperparameters", chosen.hyperparameters.node),
-      h("details", { class: "card" }, h("summary", {}, "Adapter, checkpoints, limits"), adapter.node, chosen.fields.node),
+      h(
+        "details",
+        { class: "card" },
+        h("summary", {}, "Adapter, checkpoints, limits"),
+        adapter.node,
+        chosen.fields.node,
+      ),
     );
   }
 
@@ -118,7 +164,16 @@ function form({ models, like, query, signal }) {
     h("fieldset", { class: "methods" }, h("legend", {}, "Method"), radios),
     section("Model and data", field("Base model", model), training.node, validation.node),
     ofMethod,
-    section("Name", h("div", { class: "grid" }, field("Suffix", suffix, "Stands in the tuned model's name."), field("Seed", seed), field("Metadata", metadata, "One key=value a line; jobs can be found by it."))),
+    section(
+      "Name",
+      h(
+        "div",
+        { class: "grid" },
+        field("Suffix", suffix, "Stands in the tuned model's name."),
+        field("Seed", seed),
+        field("Metadata", metadata, "One key=value a line; jobs can be found by it."),
+      ),
+    ),
     trouble,
     h("div", { class: "row" }, submit),
   );
@@ -138,19 +193,31 @@ function section(title, ...content) {
 
 function methodCard(name, title, words, isChosen, onchange) {
   const radio = h("input", { type: "radio", name: "method", value: name, checked: isChosen, onchange });
-  return h("label", { class: "method" }, radio, h("span", {}, h("strong", {}, title), h("span", { class: "sub" }, words)));
+  return h(
+    "label",
+    { class: "method" },
+    radio,
+    h("span", {}, h("strong", {}, title), h("span", { class: "sub" }, words)),
+  );
 }
 
 function modelSelect(models, wanted) {
   const bases = models.filter((model) => model.owned_by === "system");
-  const tuned = models.filter((model) => model.owned_by !== "system").sort((one, other) => other.created - one.created);
+  const tuned = models
+    .filter((model) => model.owned_by !== "system")
+    .sort((one, other) => other.created - one.created);
   const shown = tuned.slice(0, MOST_MODELS);
   const option = (name) => h("option", { value: name }, name);
   const made = h(
     "select",
     { name: "model" },
     bases.map((model) => option(model.id)),
-    shown.length > 0 && h("optgroup", { label: "Train on from a tuned model" }, shown.map((model) => option(model.id))),
+    shown.length > 0 &&
+      h(
+        "optgroup",
+        { label: "Train on from a tuned model" },
+        shown.map((model) => option(model.id)),
+      ),
   );
   if (wanted) {
     if (![...made.options].some((one) => one.value === wanted)) made.append(option(wanted));
@@ -174,11 +241,16 @@ function clearFaults(node) {
 }
 
 function readPairs(text) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const lines = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
   if (!lines.length) return null;
-  return Object.fromEntries(lines.map((line) => {
-    const place = line.indexOf("=");
-    if (place < 1) throw new FieldFault("metadata", `'${line}' is no pair: write key=value.`);
-    return [line.slice(0, place).trim(), line.slice(place + 1).trim()];
-  }));
+  return Object.fromEntries(
+    lines.map((line) => {
+      const place = line.indexOf("=");
+      if (place < 1) throw new FieldFault("metadata", `'${line}' is no pair: write key=value.`);
+      return [line.slice(0, place).trim(), line.slice(place + 1).trim()];
+    }),
+  );
 }

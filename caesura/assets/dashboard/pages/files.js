@@ -11,7 +11,12 @@ const PAGE = 50;
 
 export function filesPage({ query, signal }) {
   const list = h("div", {}, loading());
-  const add = filePicker({ label: "Send a file", help: "JSONL for training or validation, up to 512 MiB unless the server says otherwise.", signal, onChange: () => load() });
+  const add = filePicker({
+    label: "Send a file",
+    help: "JSONL for training or validation, up to 512 MiB unless the server says otherwise.",
+    signal,
+    onChange: () => load(),
+  });
   add.node.querySelector("select").hidden = true;
 
   async function load() {
@@ -20,7 +25,9 @@ export function filesPage({ query, signal }) {
       const older = page.has_more && linkButton("Older", `#/files?after=${page.data.at(-1).id}`);
       show(
         list,
-        page.data.length ? table(page.data) : empty("No files yet", "Data files are uploaded here or with a new job; results come with jobs."),
+        page.data.length
+          ? table(page.data)
+          : empty("No files yet", "Data files are uploaded here or with a new job; results come with jobs."),
         h("div", { class: "pager" }, query.get("after") && linkButton("Newest", "#/files"), older),
       );
     } catch (error) {
@@ -33,7 +40,20 @@ export function filesPage({ query, signal }) {
     return h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Files" },
-      h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => (head ? h("th", { scope: "col" }, head) : h("td", {}))))), h("tbody", {}, files.map(row))),
+      h(
+        "table",
+        {},
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((head) => (head ? h("th", { scope: "col" }, head) : h("td", {}))),
+          ),
+        ),
+        h("tbody", {}, files.map(row)),
+      ),
     );
   }
 
@@ -41,11 +61,25 @@ export function filesPage({ query, signal }) {
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, h("span", { class: "wrap" }, file.filename), h("div", { class: "sub mono" }, file.id)),
+      h(
+        "th",
+        { scope: "row" },
+        h("span", { class: "wrap" }, file.filename),
+        h("div", { class: "sub mono" }, file.id),
+      ),
       h("td", {}, file.purpose),
       h("td", { class: "number" }, formatBytes(file.bytes)),
       h("td", {}, formatAgo(file.created_at)),
-      h("td", {}, h("div", { class: "row" }, downloadButton(file.id, signal), button("Delete", () => ask(file), { kind: "small" }))),
+      h(
+        "td",
+        {},
+        h(
+          "div",
+          { class: "row" },
+          downloadButton(file.id, signal),
+          button("Delete", () => ask(file), { kind: "small" }),
+        ),
+      ),
     );
   }
 
@@ -66,5 +100,8 @@ export function filesPage({ query, signal }) {
   }
 
   load();
-  return { node: h("div", {}, pageHead("Files"), h("section", { class: "card send" }, add.node), list), title: "Files" };
+  return {
+    node: h("div", {}, pageHead("Files"), h("section", { class: "card send" }, add.node), list),
+    title: "Files",
+  };
 }

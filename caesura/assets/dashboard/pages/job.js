@@ -5,7 +5,21 @@ import { h, show } from "/assets/dom.js";
 import { follow } from "/assets/follow.js";
 import { METHODS, formatAgo, formatDuration, methodOf, nameOf, statusOf } from "/assets/format.js";
 import { Steps } from "/assets/metrics.js";
-import { badge, confirm, copyButton, fault, isOver, linkButton, loading, pageHead, progressBar, button, tabs, tell, timeLeft } from "/assets/parts.js";
+import {
+  badge,
+  confirm,
+  copyButton,
+  fault,
+  isOver,
+  linkButton,
+  loading,
+  pageHead,
+  progressBar,
+  button,
+  tabs,
+  tell,
+  timeLeft,
+} from "/assets/parts.js";
 import { chartsPanel } from "/assets/pages/job_charts.js";
 import { checkpointsPanel } from "/assets/pages/job_checkpoints.js";
 import { detailsPanel } from "/assets/pages/job_details.js";
@@ -18,14 +32,23 @@ const MOVES = {
   pause: {
     from: ["validating_files", "queued", "running"],
     verb: "Pause",
-    words: "Stops after the step in hand and keeps everything; the machine is free for others. Resume goes on to the same bytes, as if nothing had happened.",
-    done: { paused: "Paused. Nothing is lost: resume goes on from here.", pausing: "Pausing: the step in hand is being finished." },
+    words:
+      "Stops after the step in hand and keeps everything; the machine is free for others. " +
+      "Resume goes on to the same bytes, as if nothing had happened.",
+    done: {
+      paused: "Paused. Nothing is lost: resume goes on from here.",
+      pausing: "Pausing: the step in hand is being finished.",
+    },
   },
   resume: {
     from: ["paused", "pausing"],
     verb: "Resume",
     words: "Puts the job back in the queue; it goes on exactly where it stopped.",
-    done: { queued: "Resumed: it goes on as soon as a slot is free.", validating_files: "Resumed.", running: "The pause is taken back; it goes on." },
+    done: {
+      queued: "Resumed: it goes on as soon as a slot is free.",
+      validating_files: "Resumed.",
+      running: "The pause is taken back; it goes on.",
+    },
   },
   cancel: {
     from: ["validating_files", "queued", "running", "pausing", "paused"],
@@ -107,7 +130,14 @@ export function jobPage({ id, query, signal }) {
     const status = statusOf(job);
     const total = steps.total;
     if (!total) {
-      show(progress, h("span", { class: "sub" }, { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status]));
+      show(
+        progress,
+        h(
+          "span",
+          { class: "sub" },
+          { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status],
+        ),
+      );
       return;
     }
     const share = status === "succeeded" ? 1 : steps.last / total;
@@ -135,12 +165,26 @@ export function jobPage({ id, query, signal }) {
         ]),
         h("p", { class: "row id-row" }, h("code", {}, job.id), copyButton(job.id, "Copy id")),
         progress,
-        job.error && h("div", { class: "callout is-bad", role: "alert" }, h("strong", {}, "Why it failed"), h("p", {}, job.error.message)),
+        job.error &&
+          h(
+            "div",
+            { class: "callout is-bad", role: "alert" },
+            h("strong", {}, "Why it failed"),
+            h("p", {}, job.error.message),
+          ),
         job.fine_tuned_model && ready(),
-        allowed.length > 0 && h("div", { class: "moves" }, allowed.map(([name, move]) => moveRow(name, move))),
+        allowed.length > 0 &&
+          h(
+            "div",
+            { class: "moves" },
+            allowed.map(([name, move]) => moveRow(name, move)),
+          ),
         isOver(status) && again(),
       );
-      if (focused) ([...head.querySelectorAll("button")].find((one) => one.textContent === focused) ?? head.querySelector("h1")).focus();
+      if (focused)
+        (
+          [...head.querySelectorAll("button")].find((one) => one.textContent === focused) ?? head.querySelector("h1")
+        ).focus();
     }
     drawProgress();
   }
@@ -151,7 +195,16 @@ export function jobPage({ id, query, signal }) {
       "div",
       { class: "callout is-good" },
       h("div", {}, h("strong", {}, "The model is ready"), h("p", { class: "mono wrap" }, name)),
-      h("div", { class: "row" }, linkButton("Chat with it", `#/chat?model=${encodeURIComponent(name)}&base=${encodeURIComponent(job.model)}`, "primary"), copyButton(name, "Copy name")),
+      h(
+        "div",
+        { class: "row" },
+        linkButton(
+          "Chat with it",
+          `#/chat?model=${encodeURIComponent(name)}&base=${encodeURIComponent(job.model)}`,
+          "primary",
+        ),
+        copyButton(name, "Copy name"),
+      ),
     );
   }
 
@@ -168,13 +221,14 @@ export function jobPage({ id, query, signal }) {
   function confirmCancel(move) {
     confirm({
       title: `Cancel ${nameOf(job)}?`,
-      words: "It ends for good, and cannot be resumed. Checkpoints that it has made stay. To stop for a while, pause it.",
+      words:
+        "It ends for good, and cannot be resumed. Checkpoints that it has made stay. To stop for a while, pause it.",
       verb: "Cancel the job",
       doIt: () => make("cancel", move),
     });
   }
 
-  /** Somebody else may have been first: the job as it is now says so, and no move is made that means nothing any more. */
+  /** Somebody else may have been first: then the job as it is now says so, and nothing is done. */
   async function make(name, move) {
     head.querySelectorAll("button").forEach((one) => (one.disabled = true));
     const path = `/fine_tuning/jobs/${encodeURIComponent(id)}`;

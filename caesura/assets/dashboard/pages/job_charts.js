@@ -23,7 +23,11 @@ export function chartsPanel({ job, steps, signal }) {
   const from = h("input", { type: "number", min: 1, class: "short", onchange: onSteps });
   const to = h("input", { type: "number", min: 1, class: "short", onchange: onSteps });
   const whole = button("Whole run", () => charts.zoom(null), { kind: "small", hidden: true });
-  const compare = select([["", "Another job…"]], { onfocus: offerJobs, onpointerdown: offerJobs, onchange: onCompare });
+  const compare = select([["", "Another job…"]], {
+    onfocus: offerJobs,
+    onpointerdown: offerJobs,
+    onchange: onCompare,
+  });
 
   function onSmooth() {
     charts.weight = Number(smoothness.value);
@@ -46,8 +50,15 @@ export function chartsPanel({ job, steps, signal }) {
   async function offerJobs() {
     if (areOffered) return;
     areOffered = true;
-    const page = await call("GET", "/fine_tuning/jobs", { query: { limit: 100, method: methodOf(job) }, signal }).catch(() => ({ data: [] }));
-    const options = page.data.filter((other) => other.id !== job.id).map((other) => h("option", { value: other.id }, `${nameOf(other)} (${METHODS[methodOf(other)]}, ${other.model})`));
+    const page = await call("GET", "/fine_tuning/jobs", {
+      query: { limit: 100, method: methodOf(job) },
+      signal,
+    }).catch(() => ({ data: [] }));
+    const options = page.data
+      .filter((other) => other.id !== job.id)
+      .map((other) =>
+        h("option", { value: other.id }, `${nameOf(other)} (${METHODS[methodOf(other)]}, ${other.model})`),
+      );
     compare.append(...options);
   }
 
@@ -69,11 +80,15 @@ export function chartsPanel({ job, steps, signal }) {
     show(
       others,
       charts.runs.slice(1).map((run) =>
-        button(`${run.name} ×`, () => {
-          charts.runs = charts.runs.filter((one) => one !== run);
-          drawOthers();
-          charts.rebuild();
-        }, { kind: "chip", "aria-label": `Compare with ${run.name} no more` }),
+        button(
+          `${run.name} ×`,
+          () => {
+            charts.runs = charts.runs.filter((one) => one !== run);
+            drawOthers();
+            charts.rebuild();
+          },
+          { kind: "chip", "aria-label": `Compare with ${run.name} no more` },
+        ),
       ),
     );
   }

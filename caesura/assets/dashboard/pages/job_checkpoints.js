@@ -5,7 +5,14 @@ import { h, show } from "/assets/dom.js";
 import { formatAgo, formatMeasure, statusOf } from "/assets/format.js";
 import { button, copyButton, empty, fault, linkButton, loading, tell } from "/assets/parts.js";
 
-const SHOWN = ["train_loss", "valid_loss", "full_valid_loss", "train_reward_accuracy", "train_reward_mean", "full_valid_mean_reward"];
+const SHOWN = [
+  "train_loss",
+  "valid_loss",
+  "full_valid_loss",
+  "train_reward_accuracy",
+  "train_reward_mean",
+  "full_valid_mean_reward",
+];
 
 export function checkpointsPanel({ job, signal }) {
   const node = h("div", {}, loading("Reading the checkpoints…"));
@@ -23,7 +30,10 @@ export function checkpointsPanel({ job, signal }) {
 
   function nothing() {
     const words = "One is made at the end of every epoch, at every pause, and at the end; each answers chat at once.";
-    return empty("No checkpoint yet", ["succeeded", "failed", "cancelled"].includes(statusOf(current)) ? "This job has none." : words);
+    return empty(
+      "No checkpoint yet",
+      ["succeeded", "failed", "cancelled"].includes(statusOf(current)) ? "This job has none." : words,
+    );
   }
 
   function card(checkpoint) {
@@ -35,9 +45,20 @@ export function checkpointsPanel({ job, signal }) {
       h(
         "div",
         {},
-        h("h3", {}, name === current.fine_tuned_model ? `Step ${checkpoint.step_number}: the final model` : `Step ${checkpoint.step_number}`),
+        h(
+          "h3",
+          {},
+          name === current.fine_tuned_model
+            ? `Step ${checkpoint.step_number}: the final model`
+            : `Step ${checkpoint.step_number}`,
+        ),
         h("p", { class: "mono wrap" }, name),
-        h("p", { class: "sub" }, [`made ${formatAgo(checkpoint.created_at)}`, ...measures.map((measure) => ` · ${measure.replaceAll("_", " ")} ${formatMeasure(checkpoint.metrics[measure])}`)]),
+        h("p", { class: "sub" }, [
+          `made ${formatAgo(checkpoint.created_at)}`,
+          ...measures.map(
+            (measure) => ` · ${measure.replaceAll("_", " ")} ${formatMeasure(checkpoint.metrics[measure])}`,
+          ),
+        ]),
       ),
       h(
         "div",
@@ -65,18 +86,25 @@ export function checkpointsPanel({ job, signal }) {
   };
 
   function exportButton(name, format, label) {
-    const made = button(label, async () => {
-      made.disabled = true;
-      show(made, "Preparing…");
-      try {
-        const answer = await ask("GET", `/models/${encodeURIComponent(name)}/export`, { query: { format }, signal });
-        await save(answer, (share) => show(made, `${Math.round(share * 100)} %`));
-      } catch (error) {
-        if (error.name !== "AbortError") tell(error.message, "is-bad");
-      }
-      made.disabled = false;
-      show(made, label);
-    }, { kind: "small" });
+    const made = button(
+      label,
+      async () => {
+        made.disabled = true;
+        show(made, "Preparing…");
+        try {
+          const answer = await ask("GET", `/models/${encodeURIComponent(name)}/export`, {
+            query: { format },
+            signal,
+          });
+          await save(answer, (share) => show(made, `${Math.round(share * 100)} %`));
+        } catch (error) {
+          if (error.name !== "AbortError") tell(error.message, "is-bad");
+        }
+        made.disabled = false;
+        show(made, label);
+      },
+      { kind: "small" },
+    );
     return made;
   }
 }
@@ -85,7 +113,8 @@ export function checkpointsPanel({ job, signal }) {
 export async function save(answer, onProgress = () => {}) {
   const total = Number(answer.headers.get("content-length"));
   const disposition = answer.headers.get("content-disposition") ?? "";
-  const name = /filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? /filename="([^"]+)"/.exec(disposition)?.[1] ?? "download";
+  const name =
+    /filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? /filename="([^"]+)"/.exec(disposition)?.[1] ?? "download";
   const pieces = [];
   let received = 0;
   const reader = answer.body.getReader();

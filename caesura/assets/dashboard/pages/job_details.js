@@ -32,14 +32,24 @@ export function detailsPanel({ job, signal }) {
       "section",
       { class: "card" },
       h("h2", {}, "Hyperparameters"),
-      facts(Object.entries(method.hyperparameters).map(([name, value]) => [name, typeof value === "number" ? formatMeasure(value) : String(value)])),
-      Object.values(method.hyperparameters).includes("auto") && h("p", { class: "help" }, "auto becomes a number when the job first runs."),
+      facts(
+        Object.entries(method.hyperparameters).map(([name, value]) => [
+          name,
+          typeof value === "number" ? formatMeasure(value) : String(value),
+        ]),
+      ),
+      Object.values(method.hyperparameters).includes("auto") &&
+        h("p", { class: "help" }, "auto becomes a number when the job first runs."),
     );
   }
 
   function files() {
     const section = h("section", { class: "card" }, h("h2", {}, "Files"));
-    const named = [["Training", current.training_file], ["Validation", current.validation_file], ...current.result_files.map((id) => ["Result", id])];
+    const named = [
+      ["Training", current.training_file],
+      ["Validation", current.validation_file],
+      ...current.result_files.map((id) => ["Result", id]),
+    ];
     for (const [title, id] of named.filter(([, id]) => id)) section.append(fileRow(title, id));
     return section;
   }
@@ -56,7 +66,10 @@ export function detailsPanel({ job, signal }) {
 
   function asked() {
     const { hyperparameters: _, ...rest } = current.method[methodOf(current)];
-    const extras = EXTRAS.filter((name) => current[name] !== undefined && current[name] !== null).map((name) => [name, JSON.stringify(current[name])]);
+    const extras = EXTRAS.filter((name) => current[name] !== undefined && current[name] !== null).map((name) => [
+      name,
+      JSON.stringify(current[name]),
+    ]);
     const metadata = Object.entries(current.metadata ?? {}).map(([name, value]) => [`metadata.${name}`, value]);
     return h(
       "section",
@@ -72,12 +85,20 @@ export function detailsPanel({ job, signal }) {
         ...extras,
         ...metadata,
       ]),
-      Object.keys(rest).length > 0 && h("details", {}, h("summary", {}, "Grader and all else of the method"), h("pre", {}, JSON.stringify(rest, null, 2))),
+      Object.keys(rest).length > 0 &&
+        h(
+          "details",
+          {},
+          h("summary", {}, "Grader and all else of the method"),
+          h("pre", {}, JSON.stringify(rest, null, 2)),
+        ),
     );
   }
 
   async function drawReport(section) {
-    const words = { validating_files: "The files are being read." }[statusOf(current)] ?? "There is no report of this job's files.";
+    const words =
+      { validating_files: "The files are being read." }[statusOf(current)] ??
+      "There is no report of this job's files.";
     if (!current.validation_report) {
       show(section, h("h2", {}, "The data"), h("p", { class: "sub" }, words));
       return;
@@ -86,7 +107,8 @@ export function detailsPanel({ job, signal }) {
       const report = await call("GET", `/files/${current.validation_report}/content`, { signal });
       show(section, h("h2", {}, "The data"), report.files.map(reportOf));
     } catch (error) {
-      if (error.name !== "AbortError") show(section, h("h2", {}, "The data"), h("p", { class: "sub" }, error.message));
+      if (error.name !== "AbortError")
+        show(section, h("h2", {}, "The data"), h("p", { class: "sub" }, error.message));
     }
   }
 
@@ -110,13 +132,28 @@ function reportOf(file) {
     "div",
     { class: "report" },
     h("h3", {}, file.param === "validation_file" ? "Validation file" : "Training file"),
-    !file.error && h("p", {}, [
-      `${formatCount(file.rows)} rows`,
-      file.tokens && `, ${formatCount(file.tokens.total)} tokens, of which ${formatCount(file.tokens.learned)} are learned; ${file.tokens.min} to ${file.tokens.max} a row.`,
-      !notes.length && file.tokens && " Nothing to note.",
-    ]),
+    !file.error &&
+      h("p", {}, [
+        `${formatCount(file.rows)} rows`,
+        file.tokens &&
+          `, ${formatCount(file.tokens.total)} tokens, of which ${formatCount(file.tokens.learned)} are learned; ` +
+            `${file.tokens.min} to ${file.tokens.max} a row.`,
+        !notes.length && file.tokens && " Nothing to note.",
+      ]),
     file.problems.length > 0 ? problems(file) : file.error && h("p", { class: "trouble" }, file.error.message),
-    notes.length > 0 && h("ul", {}, notes.map(([name, words]) => h("li", {}, `${formatCount(file[name].rows)} ${words}: line ${file[name].lines.join(", ")}${file[name].rows > file[name].lines.length ? ", …" : ""}`))),
+    notes.length > 0 &&
+      h(
+        "ul",
+        {},
+        notes.map(([name, words]) =>
+          h(
+            "li",
+            {},
+            `${formatCount(file[name].rows)} ${words}: line ${file[name].lines.join(", ")}`,
+            file[name].rows > file[name].lines.length && ", …",
+          ),
+        ),
+      ),
   );
 }
 
@@ -128,22 +165,40 @@ function problems(file) {
     h(
       "table",
       {},
-      h("thead", {}, h("tr", {}, ["Line", "What is wrong", "To mend it"].map((head) => h("th", { scope: "col" }, head)))),
-      h("tbody", {}, file.problems.map((one) => h("tr", {}, h("td", {}, one.line), h("td", {}, one.message), h("td", {}, one.remedy)))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Line", "What is wrong", "To mend it"].map((head) => h("th", { scope: "col" }, head)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        file.problems.map((one) =>
+          h("tr", {}, h("td", {}, one.line), h("td", {}, one.message), h("td", {}, one.remedy)),
+        ),
+      ),
     ),
     rest > 0 && h("p", { class: "sub" }, `and ${formatCount(rest)} more.`),
   );
 }
 
 export function downloadButton(id, signal) {
-  const made = button("Download", async () => {
-    made.disabled = true;
-    try {
-      await save(await ask("GET", `/files/${id}/content`, { headers: { accept: "text/csv" }, signal }));
-    } catch (error) {
-      if (error.name !== "AbortError") tell(error.message, "is-bad");
-    }
-    made.disabled = false;
-  }, { kind: "small" });
+  const made = button(
+    "Download",
+    async () => {
+      made.disabled = true;
+      try {
+        await save(await ask("GET", `/files/${id}/content`, { headers: { accept: "text/csv" }, signal }));
+      } catch (error) {
+        if (error.name !== "AbortError") tell(error.message, "is-bad");
+      }
+      made.disabled = false;
+    },
+    { kind: "small" },
+  );
   return made;
 }

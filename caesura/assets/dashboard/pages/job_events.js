@@ -16,7 +16,14 @@ export function eventsPanel() {
   let isVisible = false;
   let hasCaughtUp = false;
   let frame = null;
-  const which = select([["", "All events"], ["message", "Without the steps"], ["warn", "Warnings and errors"]], { onchange: () => draw() });
+  const which = select(
+    [
+      ["", "All events"],
+      ["message", "Without the steps"],
+      ["warn", "Warnings and errors"],
+    ],
+    { onchange: () => draw() },
+  );
 
   function isWanted(event) {
     if (which.value === "message") return event.type !== "metrics";
@@ -33,10 +40,15 @@ export function eventsPanel() {
     }
     show(state, hasCaughtUp && !shown.length && empty("Nothing of that kind", "No event is like that."));
     show(list, shown.map(row));
-    show(more, index > 0 && shown.length === limit && button("Earlier ones", () => {
-      limit += SHOWN;
-      draw();
-    }));
+    show(
+      more,
+      index > 0 &&
+        shown.length === limit &&
+        button("Earlier ones", () => {
+          limit += SHOWN;
+          draw();
+        }),
+    );
   }
 
   function update() {

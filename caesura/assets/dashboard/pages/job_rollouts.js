@@ -17,8 +17,17 @@ const ORDERS = {
 export function rolloutsPanel({ job, steps, signal }) {
   const list = h("div", {}, loading("Reading the answers…"));
   const step = h("input", { type: "number", min: 1, class: "short", onchange: load });
-  const split = select([["train", "Training"], ["valid", "Validation"]], { onchange: load });
-  const order = select(Object.entries(ORDERS).map(([name, [title]]) => [name, title]), { onchange: () => draw() });
+  const split = select(
+    [
+      ["train", "Training"],
+      ["valid", "Validation"],
+    ],
+    { onchange: load },
+  );
+  const order = select(
+    Object.entries(ORDERS).map(([name, [title]]) => [name, title]),
+    { onchange: () => draw() },
+  );
   let rollouts = [];
   let hasMore = false;
   let isVisible = false;
@@ -34,7 +43,11 @@ export function rolloutsPanel({ job, steps, signal }) {
     loaded = JSON.stringify(asked);
     show(list, loading("Reading the answers…"));
     try {
-      const { items, hasMore: more } = await callAll(`/fine_tuning/jobs/${job.id}/rollouts`, { query: asked, signal, most: MOST });
+      const { items, hasMore: more } = await callAll(`/fine_tuning/jobs/${job.id}/rollouts`, {
+        query: asked,
+        signal,
+        most: MOST,
+      });
       if (loaded !== JSON.stringify(asked)) return;
       rollouts = items;
       hasMore = more;
@@ -46,7 +59,10 @@ export function rolloutsPanel({ job, steps, signal }) {
 
   function draw(limit = SHOWN) {
     if (!rollouts.length) {
-      const words = split.value === "valid" ? "Not every step is validated: look at the last one, or at a step with a checkpoint." : "Choose another step.";
+      const words =
+        split.value === "valid"
+          ? "Not every step is validated: look at the last one, or at a step with a checkpoint."
+          : "Choose another step.";
       show(list, empty("No answers of this step", words));
       return;
     }
@@ -54,14 +70,28 @@ export function rolloutsPanel({ job, steps, signal }) {
     const mean = rollouts.reduce((sum, one) => sum + one.reward, 0) / rollouts.length;
     show(
       list,
-      h("p", { class: "sub" }, `${formatCount(rollouts.length)}${hasMore ? "+" : ""} answers, mean reward ${formatMeasure(mean)}`),
+      h(
+        "p",
+        { class: "sub" },
+        `${formatCount(rollouts.length)}${hasMore ? "+" : ""} answers, mean reward ${formatMeasure(mean)}`,
+      ),
       sorted.slice(0, limit).map(card),
-      sorted.length > limit && h("div", { class: "pager" }, h("button", { type: "button", class: "button", onclick: () => draw(limit + SHOWN) }, "More")),
+      sorted.length > limit &&
+        h(
+          "div",
+          { class: "pager" },
+          h("button", { type: "button", class: "button", onclick: () => draw(limit + SHOWN) }, "More"),
+        ),
     );
   }
 
   return {
-    node: h("div", {}, h("div", { class: "filters" }, field("Step", step), field("File", split), field("Order", order)), list),
+    node: h(
+      "div",
+      {},
+      h("div", { class: "filters" }, field("Step", step), field("File", split), field("Order", order)),
+      list,
+    ),
     onShow: () => {
       isVisible = true;
       if (!loaded) load();
@@ -83,22 +113,73 @@ function card(rollout) {
       h("span", { class: "sub" }, "reward"),
       rollout.advantage !== null && h("span", { class: "sub" }, `advantage ${formatMeasure(rollout.advantage)}`),
       h("span", { class: "sub" }, `row ${rollout.line}, answer ${rollout.sample_index + 1}`),
-      h("span", { class: "sub" }, `${rollout.completion_tokens} tokens${rollout.finish_reason === "length" ? ", cut off" : ""}`),
+      h(
+        "span",
+        { class: "sub" },
+        `${rollout.completion_tokens} tokens${rollout.finish_reason === "length" ? ", cut off" : ""}`,
+      ),
     ),
     h(
       "div",
       { class: "rollout-text" },
       h("div", { class: "turns" }, rollout.messages.map(turn)),
       h("div", { class: "turns is-answer" }, rollout.output.map(turn)),
-      parts.length > 0 && h("ul", { class: "sub-rewards" }, parts.map(([name, value]) => h("li", {}, h("span", {}, name), h("meter", { min: 0, max: 1, value: Math.max(0, Math.min(1, value)), "aria-label": `${name}: ${formatMeasure(value)}` }), h("span", {}, formatMeasure(value))))),
-      faults.length > 0 && h("div", { class: "callout is-bad" }, faults.map(([flag, words]) => h("p", {}, h("code", {}, flag), ` ${words}`))),
-      h("details", {}, h("summary", {}, "Grader"), h("pre", {}, JSON.stringify({ grading_time: rollout.grading_time, grader_token_usage: rollout.grader_token_usage, errors: rollout.errors, sub_rewards: rollout.sub_rewards }, null, 2))),
+      parts.length > 0 &&
+        h(
+          "ul",
+          { class: "sub-rewards" },
+          parts.map(([name, value]) =>
+            h(
+              "li",
+              {},
+              h("span", {}, name),
+              h("meter", {
+                min: 0,
+                max: 1,
+                value: Math.max(0, Math.min(1, value)),
+                "aria-label": `${name}: ${formatMeasure(value)}`,
+              }),
+              h("span", {}, formatMeasure(value)),
+            ),
+          ),
+        ),
+      faults.length > 0 &&
+        h(
+          "div",
+          { class: "callout is-bad" },
+          faults.map(([flag, words]) => h("p", {}, h("code", {}, flag), ` ${words}`)),
+        ),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Grader"),
+        h(
+          "pre",
+          {},
+          JSON.stringify(
+            {
+              grading_time: rollout.grading_time,
+              grader_token_usage: rollout.grader_token_usage,
+              errors: rollout.errors,
+              sub_rewards: rollout.sub_rewards,
+            },
+            null,
+            2,
+          ),
+        ),
+      ),
     ),
   );
 }
 
 function turn(message) {
-  const content = typeof message.content === "string" ? message.content : message.content ? JSON.stringify(message.content) : "";
+  const content =
+    typeof message.content === "string" ? message.content : message.content ? JSON.stringify(message.content) : "";
   const calls = (message.tool_calls ?? []).map((one) => `${one.function.name}(${one.function.arguments})`);
-  return h("p", { class: "turn" }, h("span", { class: "role" }, message.role), h("span", { class: "wrap" }, [content, ...calls].filter(Boolean).join("\n")));
+  return h(
+    "p",
+    { class: "turn" },
+    h("span", { class: "role" }, message.role),
+    h("span", { class: "wrap" }, [content, ...calls].filter(Boolean).join("\n")),
+  );
 }

@@ -2,12 +2,34 @@
 
 import { call, events, sleep } from "/assets/api.js";
 import { h, show } from "/assets/dom.js";
-import { METHODS, STATUSES, formatAgo, formatDate, formatDuration, methodOf, nameOf, statusOf } from "/assets/format.js";
-import { badge, button, empty, fault, field, isOver, linkButton, loading, pageHead, progressBar, select, timeLeft } from "/assets/parts.js";
+import {
+  METHODS,
+  STATUSES,
+  formatAgo,
+  formatDate,
+  formatDuration,
+  methodOf,
+  nameOf,
+  statusOf,
+} from "/assets/format.js";
+import {
+  badge,
+  button,
+  empty,
+  fault,
+  field,
+  isOver,
+  linkButton,
+  loading,
+  pageHead,
+  progressBar,
+  select,
+  timeLeft,
+} from "/assets/parts.js";
 
 const PAGE = 25;
 const REFRESH_MS = 3000;
-/** Of jobs that have begun and not ended: the newest step that was told. What is here was read at the job's `status`. */
+/** Of jobs that have begun and not ended: the newest step that was told, and the job's status when it was read. */
 const steps = new Map();
 
 export function jobsPage({ query, signal }) {
@@ -50,7 +72,12 @@ export function jobsPage({ query, signal }) {
       }
     }
     page.data.forEach((job, index) => {
-      const content = JSON.stringify([job, steps.get(job.id), timeLeft(job, statusOf(job)), formatAgo(job.created_at)]);
+      const content = JSON.stringify([
+        job,
+        steps.get(job.id),
+        timeLeft(job, statusOf(job)),
+        formatAgo(job.created_at),
+      ]);
       const before = rows.get(job.id);
       if (before?.content === content) {
         if (body.children[index] !== before.node) body.insertBefore(before.node, body.children[index] ?? null);
@@ -98,10 +125,27 @@ async function readSteps(jobs, signal) {
 }
 
 function filterForm(query) {
-  const status = select([["", "Any status"], ...Object.entries(STATUSES)], { name: "status", value: query.get("status") ?? "" });
-  const method = select([["", "Any method"], ...Object.entries(METHODS)], { name: "method", value: query.get("method") ?? "" });
-  const metadata = h("input", { type: "text", name: "metadata", placeholder: "team=docs", value: query.get("metadata") ?? "" });
-  const id = h("input", { type: "text", name: "id", placeholder: "ftjob-…", autocomplete: "off", spellcheck: "false" });
+  const status = select([["", "Any status"], ...Object.entries(STATUSES)], {
+    name: "status",
+    value: query.get("status") ?? "",
+  });
+  const method = select([["", "Any method"], ...Object.entries(METHODS)], {
+    name: "method",
+    value: query.get("method") ?? "",
+  });
+  const metadata = h("input", {
+    type: "text",
+    name: "metadata",
+    placeholder: "team=docs",
+    value: query.get("metadata") ?? "",
+  });
+  const id = h("input", {
+    type: "text",
+    name: "id",
+    placeholder: "ftjob-…",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   function apply(event) {
     event?.preventDefault();
     if (id.value.trim()) {
@@ -153,7 +197,20 @@ function nothing(query) {
 
 function table() {
   const heads = ["Job", "Status", "Progress", "Method", "Base", "Created"];
-  return h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody"));
+  return h(
+    "table",
+    { class: "jobs" },
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
+    h("tbody"),
+  );
 }
 
 function jobRow(job) {
@@ -183,5 +240,8 @@ function progressOf(job, status) {
   }
   const { step, total } = steps.get(job.id) ?? {};
   if (!total) return h("span", { class: "sub" }, status === "queued" ? "waits for a free slot" : "–");
-  return [progressBar(step / total, `${step} / ${total}`, `Steps of ${nameOf(job)}`), h("span", { class: "sub" }, timeLeft(job, status))];
+  return [
+    progressBar(step / total, `${step} / ${total}`, `Steps of ${nameOf(job)}`),
+    h("span", { class: "sub" }, timeLeft(job, status)),
+  ];
 }

@@ -27,7 +27,10 @@ export function keysPage({ signal }) {
           ["Organization", answer.headers.get("openai-organization")],
           ["Project", session.project || "the key's own"],
           ["Requests a minute", left && `${left} of ${most} left`],
-          ["Address for clients", h("span", { class: "row" }, h("code", {}, `${location.origin}/v1`), copyButton(`${location.origin}/v1`))],
+          [
+            "Address for clients",
+            h("span", { class: "row" }, h("code", {}, `${location.origin}/v1`), copyButton(`${location.origin}/v1`)),
+          ],
         ]),
         projectForm(),
       );
@@ -37,23 +40,54 @@ export function keysPage({ signal }) {
   }
 
   function projectForm() {
-    const project = h("input", { type: "text", value: session.project, placeholder: "proj_…", autocomplete: "off", spellcheck: "false" });
+    const project = h("input", {
+      type: "text",
+      value: session.project,
+      placeholder: "proj_…",
+      autocomplete: "off",
+      spellcheck: "false",
+    });
     function change(event) {
       event.preventDefault();
       session.begin(session.key, project.value.trim());
       load();
     }
-    return h("form", { class: "filters", onsubmit: change }, field("Work in the project", project, "An admin's key opens every project of its organization."), h("button", { type: "submit", class: "button" }, "Change"));
+    return h(
+      "form",
+      { class: "filters", onsubmit: change },
+      field("Work in the project", project, "An admin's key opens every project of its organization."),
+      h("button", { type: "submit", class: "button" }, "Change"),
+    );
   }
 
   load();
-  const commands = COMMANDS.map(([words, command]) => h("div", { class: "command" }, h("p", {}, words), h("div", { class: "row" }, h("code", {}, command), copyButton(command))));
+  const commands = COMMANDS.map(([words, command]) =>
+    h(
+      "div",
+      { class: "command" },
+      h("p", {}, words),
+      h("div", { class: "row" }, h("code", {}, command), copyButton(command)),
+    ),
+  );
   const node = h(
     "div",
     { class: "keys" },
-    pageHead("Keys and projects", "A key opens one project; files, jobs and models belong to it, and no other project sees them."),
+    pageHead(
+      "Keys and projects",
+      "A key opens one project; files, jobs and models belong to it, and no other project sees them.",
+    ),
     here,
-    h("section", { class: "card" }, h("h2", {}, "On the server's machine"), h("p", { class: "sub" }, "Keys are made and revoked where the server runs, and not over HTTP: who holds a key can make no other."), commands),
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "On the server's machine"),
+      h(
+        "p",
+        { class: "sub" },
+        "Keys are made and revoked where the server runs, and not over HTTP: who holds a key can make no other.",
+      ),
+      commands,
+    ),
   );
   return { node, title: "Keys" };
 }
