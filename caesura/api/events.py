@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from caesura.api.asked import json_answer
 from caesura.api.route import Route
-from caesura.api.sse import DONE, event, open_stream
+from caesura.api.sse import DONE, open_stream
 from caesura.api.state import Limit, QueryText, Server, ServerDependency
 from caesura.jobs import Event
 from caesura.schema.common import Page
@@ -84,7 +84,7 @@ async def _follow(server: Server, job_id: str, behind: str | None) -> AsyncGener
 
 async def _write(told: AsyncGenerator[_Told, None]) -> AsyncGenerator[str, None]:
     async for page in told:
-        yield "".join(event(_to_wire(one).model_dump(), id=one.id) for one in page.events)
+        yield "".join(f"id: {one.id}\ndata: {_to_wire(one).model_dump_json()}\n\n" for one in page.events)
         if page.are_last:
             yield DONE
         elif not page.events:

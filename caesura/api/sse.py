@@ -38,10 +38,9 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def event(data: dict[str, Any], type: str | None = None, id: str | None = None) -> str:
-    """One event; `type` is the name it goes by, `id` what a client that comes back names, where it has them."""
+def event(data: dict[str, Any], type: str | None = None) -> str:
+    """One event; `type` is the name it goes by, where it has one."""
     name = "" if type is None else f"event: {type}\n"
-    name += "" if id is None else f"id: {id}\n"
     return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 

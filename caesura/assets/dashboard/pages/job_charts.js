@@ -31,7 +31,7 @@ export function chartsPanel({ job, steps, signal }) {
 
   function onSmooth() {
     charts.weight = Number(smoothness.value);
-    charts.rebuild();
+    charts.update();
   }
 
   function onSteps() {
