@@ -35,9 +35,9 @@ def test_a_file_of_400_mib_is_sent_and_its_progress_is_shown(page: Page, tmp_pat
         while file.tell() < LARGE_BYTES:
             file.write(block)
     seen: list[str] = []
-    page.expose_function("told", seen.append)
+    page.expose_function("told", lambda value: seen.append(value))
     page.evaluate(
-        "new MutationObserver(() => { const bar = document.querySelector('progress'); bar && told(String(bar.value)); })"
+        "new MutationObserver(() => document.querySelectorAll('progress').forEach((bar) => told(String(bar.value))))"
         ".observe(document.querySelector('form'), { subtree: true, childList: true, attributes: true })"
     )
     page.locator("input[type=file]").first.set_input_files(large)

@@ -28,7 +28,7 @@ def test_a_page_waits_for_its_server_and_then_goes_on(browser: Browser, tmp_path
         expect(tab.page.get_by_text("step 5 of 40")).to_be_visible()
 
         began = time.monotonic()
-        assert stage.running.end(signal.SIGTERM) == 0
+        assert stage.running.end(signal.SIGINT) == 0
         took_s = time.monotonic() - began
         expect(tab.page.get_by_text("The server does not answer.")).to_be_visible()
         assert tab.page.get_by_text("step 5 of 40").is_visible()
