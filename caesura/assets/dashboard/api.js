@@ -46,7 +46,7 @@ export class Unreachable extends Error {
   }
 }
 
-function headersFor(extra) {
+export function headersFor(extra) {
   const headers = { authorization: `Bearer ${session.key}`, ...extra };
   if (session.project) headers["openai-project"] = session.project;
   return headers;
@@ -83,7 +83,8 @@ export async function ask(method, path, { query, body, headers, signal } = {}) {
   return answer;
 }
 
-function refusal(status, text) {
+/** The error of an answer that is no success. */
+export function refusal(status, text) {
   let error = null;
   try {
     error = JSON.parse(text).error;
@@ -148,34 +149,10 @@ function parseEvent(block) {
   return event;
 }
 
-/** Sends a file, and tells `onProgress` the share of it that is sent. Only this older way tells how far it has come. */
-export function upload(file, { onProgress, signal }) {
-  return new Promise((resolve, reject) => {
-    const form = new FormData();
-    form.append("purpose", "fine-tune");
-    form.append("file", file, file.name);
-    const request = new XMLHttpRequest();
-    request.open("POST", "/v1/files");
-    for (const [name, value] of Object.entries(headersFor())) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
-    request.onload = () => {
-      if (request.status === 200) resolve(JSON.parse(request.responseText));
-      else reject(refusal(request.status, request.responseText));
-    };
-    request.onerror = () => {
-      watch();
-      reject(new Unreachable());
-    };
-    request.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
-    signal.addEventListener("abort", () => request.abort());
-    request.send(form);
-  });
-}
-
 let isWatching = false;
 
 /** Asks until the server answers again. */
-async function watch() {
+export async function watch() {
   if (isWatching) return;
   isWatching = true;
   events.dispatchEvent(new Event("gone"));

@@ -1,9 +1,10 @@
 // Choosing a data file: one that is on the server, or a new one, sent with its progress shown.
 
-import { ask, call, upload } from "/assets/api.js";
+import { ask, call } from "/assets/api.js";
 import { h, show } from "/assets/dom.js";
 import { formatBytes } from "/assets/format.js";
 import { button, field, select } from "/assets/parts.js";
+import { upload } from "/assets/upload.js";
 
 /** Enough of a file for its first rows. */
 const HEAD_BYTES = 262_144;

@@ -13,7 +13,7 @@ export function filesPage({ query, signal }) {
   const list = h("div", {}, loading());
   const add = filePicker({
     label: "Send a file",
-    help: "JSONL for training or validation, up to 512 MiB unless the server says otherwise.",
+    help: "JSONL for training or validation, up to 8 GiB unless the server says otherwise.",
     signal,
     onChange: () => load(),
   });
