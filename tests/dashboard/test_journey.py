@@ -55,7 +55,7 @@ def test_a_job_is_created_watched_paused_resumed_and_its_model_talked_to(browser
         page.get_by_role("link", name="Chat with it").click()
         page.get_by_label("Your words").fill("What is the capital of France?")
         page.get_by_role("button", name="Send").click()
-        expect(page.locator(".pane .sub").filter(has_text=re.compile(r"\d pieces in"))).to_have_count(2)
+        expect(page.locator(".pane .sub").filter(has_text=re.compile(r"\d tokens"))).to_have_count(2)
         base, tuned = (pane.inner_text() for pane in page.locator(".said.is-model").all())
         assert "Paris" in tuned
         assert base != tuned

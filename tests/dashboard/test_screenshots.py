@@ -23,7 +23,7 @@ IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 MAX_BYTES = 150_000
 #: The longest that the jobs may take.
 JOBS_S = 900.0
-SIZE = (1200, 800)
+SIZE = (1200, 860)
 
 pytestmark = [
     pytest.mark.skipif("WRITE_SCREENSHOTS" not in os.environ, reason="pictures are taken by `make screenshots`"),
@@ -128,6 +128,8 @@ def test_a_picture_of_the_page(
         expect(tab.page.locator(".is-loading:visible")).to_have_count(0)
         if name == "chat":
             ask(tab)
+        if name == "rollouts":
+            expect(tab.page.locator(".rollout").first).to_be_visible()
         if name == "compare":
             compare(tab)
         tab.page.mouse.move(0, 0)
@@ -152,7 +154,7 @@ def compare(tab: Tab) -> None:
     tab.page.get_by_label("Compare with").focus()
     option = tab.page.get_by_label("Compare with").locator("option").filter(has_text="house style, slowly")
     tab.page.get_by_label("Compare with").select_option(value=option.get_attribute("value"))
-    expect(tab.page.locator("figure").first.locator(".legend")).to_contain_text("slowly, training")
+    expect(tab.page.locator("figure").first.locator(".legend")).to_contain_text("slowly")
     tab.page.get_by_label("Smoothing").fill("0.6")
 
 

@@ -67,7 +67,7 @@ export class Charts {
     const charts = chartsOf(this.runs.map((run) => run.steps));
     for (const chart of charts) {
       const lines = this.linesOf(chart);
-      const key = lines.map((line) => line.label + line.kind).join("|");
+      const key = lines.map((line) => [line.run.id, line.measure, line.kind].join(" ")).join("|");
       const before = this.drawn.get(chart.id);
       const data = this.dataOf(lines);
       if (before && before.key === key) {
@@ -90,9 +90,8 @@ export class Charts {
         const values = run.steps.columns.get(measure);
         if (!values) return;
         const isAlone = this.runs.length === 1;
-        const label = isAlone ? title : `${run.name}, ${title}`;
         const look = { colour: isAlone ? index : runIndex, dash: isAlone ? [] : DASHES[index % DASHES.length] };
-        lines.push({ run, measure, label, kind: "line", ...look });
+        lines.push({ run, measure, title, kind: "line", ...look });
       });
     });
     if (this.weight && lines.length <= MAX_RAW) {
@@ -123,32 +122,15 @@ export class Charts {
   }
 
   make(chart, lines, data, key, charts) {
-    const legend = h("div", { class: "legend" });
+    const colours = readColours();
+    const { legend, tell } = makeLegend(lines, colours, this.runs.length > 1);
     const place = h("div", { class: "plot" });
-    const figure = h(
-      "figure",
-      { class: "chart", "data-chart": chart.id },
-      h("figcaption", {}, h("strong", {}, chart.title), legend),
-      place,
-    );
+    const caption = h("figcaption", {}, h("strong", {}, chart.title), legend);
+    const figure = h("figure", { class: "chart", "data-chart": chart.id }, caption, place);
     const after = charts
       .slice(charts.findIndex((one) => one.id === chart.id) + 1)
       .find((one) => this.drawn.has(one.id));
     this.node.insertBefore(figure, after ? this.drawn.get(after.id).figure : null);
-    const colours = readColours();
-    const values = lines.map((line) => {
-      const value = h("span", { class: "legend-value" });
-      if (line.kind !== "raw") {
-        const swatch = h("span", { class: "swatch", "aria-hidden": "true" });
-        swatch.style.background = colours.lines[line.colour % colours.lines.length];
-        legend.append(h("span", { class: "legend-item" }, swatch, line.label, " ", value));
-      }
-      return value;
-    });
-    const tell = (data, index) =>
-      lines.forEach((_, number) =>
-        show(values[number], formatMeasure(index === null ? lastOf(data[number + 1]) : data[number + 1][index])),
-      );
     const plot = new uPlot(this.options(lines, colours, tell, place), data, place);
     const [from, to] = this.range ?? this.extent();
     plot.setScale("x", { min: from, max: to });
@@ -182,7 +164,6 @@ export class Charts {
           const values = line.run.steps.columns.get(line.measure);
           const isSparse = values.length < MAX_POINTS || values.filter((value) => value !== null).length < MAX_POINTS;
           return {
-            label: line.label,
             stroke: isRaw ? `${stroke}40` : stroke,
             width: isRaw ? 1 : 1.75,
             dash: line.dash,
@@ -239,8 +220,31 @@ function readColours() {
   };
 }
 
-function lastOf(values) {
-  for (let index = values.length - 1; index >= 0; index -= 1)
-    if (values[index] !== null && values[index] !== undefined) return values[index];
+/** The lines by their names, each with a value; `tell` sets the values to those at an index, or to the newest. */
+function makeLegend(lines, colours, hasSeveral) {
+  const legend = h("div", { class: "legend" });
+  const values = lines.map(() => h("span", { class: "legend-value" }));
+  let run = null;
+  lines.forEach((line, number) => {
+    if (line.kind === "raw") return;
+    if (hasSeveral && line.run !== run) legend.append(h("span", { class: "legend-run" }, line.run.name));
+    run = line.run;
+    const swatch = h("span", {
+      class: `swatch is-${line.dash.length ? (line.dash[0] > 3 ? "dashed" : "dotted") : "solid"}`,
+    });
+    swatch.style.borderTopColor = colours.lines[line.colour % colours.lines.length];
+    legend.append(h("span", { class: "legend-item" }, swatch, line.title, " ", values[number]));
+  });
+  function tell(data, index) {
+    lines.forEach((_, number) => show(values[number], formatMeasure(newest(data[number + 1], index))));
+  }
+  return { legend, tell };
+}
+
+/** The newest value that there is at `index`, or at the end. */
+function newest(values, index) {
+  for (let at = index ?? values.length - 1; at >= 0; at -= 1) {
+    if (values[at] !== null && values[at] !== undefined) return values[at];
+  }
   return null;
 }

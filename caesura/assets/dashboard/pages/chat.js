@@ -91,6 +91,25 @@ export function chatPage({ query, signal }) {
   return { node, title: "Chat" };
 }
 
+/** How fast an answer came. The wait for its first piece is told apart: a model may have to be loaded. */
+class Meter {
+  began = performance.now();
+  first = null;
+  tokens = null;
+
+  see(piece, usage) {
+    if (piece) this.first ??= performance.now();
+    this.tokens = usage?.completion_tokens ?? this.tokens;
+  }
+
+  words() {
+    const wait = ((this.first ?? performance.now()) - this.began) / 1000;
+    const rest = (performance.now() - (this.first ?? this.began)) / 1000;
+    const rate = this.tokens > 1 && rest > 0 ? `, ${Math.round((this.tokens - 1) / rest)} a second` : "";
+    return `${this.tokens ?? 0} tokens${rate}, the first after ${wait.toFixed(1)} s`;
+  }
+}
+
 function pane(title, name, list) {
   const model = h("input", {
     type: "text",
@@ -121,12 +140,18 @@ function pane(title, name, list) {
     const answer = h("p", { class: "said is-model wrap" });
     const note = h("p", { class: "sub" }, "…");
     turns.append(h("p", { class: "said is-user wrap" }, words), answer, note);
-    const began = performance.now();
+    const meter = new Meter();
     let text = "";
-    let pieces = 0;
     try {
       const told = system ? [{ role: "system", content: system }, ...messages] : messages;
-      const body = { model: model.value.trim(), messages: told, temperature, max_completion_tokens, stream: true };
+      const body = {
+        model: model.value.trim(),
+        messages: told,
+        temperature,
+        max_completion_tokens,
+        stream: true,
+        stream_options: { include_usage: true },
+      };
       for await (const group of readEvents(await ask("POST", "/chat/completions", { body, signal }))) {
         for (const { data } of group) {
           if (!data || data === "[DONE]") continue;
@@ -134,12 +159,12 @@ function pane(title, name, list) {
           if (chunk.error) throw new Error(chunk.error.message);
           const piece = chunk.choices[0]?.delta?.content ?? "";
           text += piece;
-          pieces += piece ? 1 : 0;
+          meter.see(piece, chunk.usage);
         }
         answer.textContent = text;
         turns.scrollTop = turns.scrollHeight;
       }
-      show(note, `${pieces} pieces in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+      show(note, meter.words());
     } catch (error) {
       show(note, h("span", { class: "trouble" }, error.name === "AbortError" ? "Stopped." : error.message));
     }

@@ -3,7 +3,7 @@
 import { Refused, call, events, sleep } from "/assets/api.js";
 import { h, show } from "/assets/dom.js";
 import { follow } from "/assets/follow.js";
-import { METHODS, formatAgo, formatDuration, methodOf, nameOf, statusOf } from "/assets/format.js";
+import { METHODS, formatAgo, formatCount, formatDuration, methodOf, nameOf, statusOf } from "/assets/format.js";
 import { Steps } from "/assets/metrics.js";
 import {
   badge,
@@ -128,21 +128,19 @@ export function jobPage({ id, query, signal }) {
 
   function drawProgress() {
     const status = statusOf(job);
-    const total = steps.total;
-    if (!total) {
-      show(
-        progress,
-        h(
-          "span",
-          { class: "sub" },
-          { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status],
-        ),
-      );
+    const waiting = { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status];
+    if (!steps.total) {
+      show(progress, waiting && h("span", { class: "sub" }, waiting));
       return;
     }
-    const share = status === "succeeded" ? 1 : steps.last / total;
-    const left = timeLeft(job, status);
-    show(progress, progressBar(share, `step ${steps.last} of ${total}`, "Steps"), h("span", { class: "sub" }, left));
+    const words = `step ${formatCount(steps.last)} of ${formatCount(steps.total)}`;
+    const left = h("span", { class: "sub" }, timeLeft(job, status) ?? waiting);
+    show(
+      progress,
+      isOver(status)
+        ? h("span", { class: "sub" }, words)
+        : [progressBar(steps.last / steps.total, words, "Steps"), left],
+    );
   }
 
   function drawHead() {
@@ -163,7 +161,13 @@ export function jobPage({ id, query, signal }) {
           ` · created ${formatAgo(job.created_at)}`,
           job.finished_at && ` · took ${formatDuration(job.finished_at - job.created_at)}`,
         ]),
-        h("p", { class: "row id-row" }, h("code", {}, job.id), copyButton(job.id, "Copy id")),
+        h(
+          "p",
+          { class: "row id-row" },
+          h("code", {}, job.id),
+          copyButton(job.id, "Copy id"),
+          linkButton("Create one like it", `#/new?like=${encodeURIComponent(job.id)}`, "small"),
+        ),
         progress,
         job.error &&
           h(
@@ -179,7 +183,6 @@ export function jobPage({ id, query, signal }) {
             { class: "moves" },
             allowed.map(([name, move]) => moveRow(name, move)),
           ),
-        isOver(status) && again(),
       );
       if (focused)
         (
@@ -206,10 +209,6 @@ export function jobPage({ id, query, signal }) {
         copyButton(name, "Copy name"),
       ),
     );
-  }
-
-  function again() {
-    return h("p", {}, linkButton("Create one like it", `#/new?like=${encodeURIComponent(job.id)}`, "small"));
   }
 
   function moveRow(name, move) {

@@ -63,8 +63,8 @@ export function checkpointsPanel({ job, signal }) {
       h(
         "div",
         { class: "row" },
-        linkButton("Chat", `#/chat?model=${encodeURIComponent(name)}&base=${encodeURIComponent(job.model)}`),
-        linkButton("Train on", `#/new?model=${encodeURIComponent(name)}`),
+        linkButton("Chat", `#/chat?model=${encodeURIComponent(name)}&base=${encodeURIComponent(job.model)}`, "small"),
+        linkButton("Train on", `#/new?model=${encodeURIComponent(name)}`, "small"),
         copyButton(name, "Copy name"),
         exportButton(name, "peft", "Export adapter"),
         exportButton(name, "merged", "Export merged"),
