@@ -42,7 +42,7 @@ export async function follow(jobId, { onEvents, onCaughtUp, onFault, signal, onc
       if (signal.aborted) throw error;
       if (error instanceof Refused) {
         onFault?.(error);
-        if (error.status < 500) return;
+        if (error.status < 500 && error.status !== 429) return;
       }
       if (error.name !== "AbortError") failures += 1;
     } finally {

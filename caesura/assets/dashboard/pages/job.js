@@ -70,6 +70,7 @@ export function jobPage({ id, query, signal }) {
       take(await call("GET", `/fine_tuning/jobs/${encodeURIComponent(id)}`, { signal }));
     } catch (error) {
       if (error.name === "AbortError") return;
+      if (job && error instanceof Refused) tell(error.message, "is-bad");
       if (!job) show(node, pageHead("Job"), fault(error, load), linkButton("All jobs", "#/jobs"));
     }
   }

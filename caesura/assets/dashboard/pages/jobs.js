@@ -35,12 +35,14 @@ const steps = new Map();
 export function jobsPage({ query, signal }) {
   const list = h("div", { class: "list" }, loading());
   const pager = h("div", { class: "pager" });
+  const trouble = h("div");
   const rows = new Map();
   const node = h(
     "div",
     {},
     pageHead("Jobs", null, linkButton("New job", "#/new", "primary")),
     filterForm(query),
+    trouble,
     list,
     pager,
   );
@@ -49,9 +51,12 @@ export function jobsPage({ query, signal }) {
     try {
       const page = await call("GET", "/fine_tuning/jobs", { query: toQuery(query), signal });
       await readSteps(page.data, signal);
+      show(trouble);
       draw(page);
     } catch (error) {
-      if (error.name !== "AbortError" && !rows.size) show(list, fault(error, refresh));
+      // What was read before stays: it is older, and still true of then.
+      show(trouble, fault(error, refresh));
+      if (!rows.size) show(list);
     }
   }
 
