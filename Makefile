@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo prefer reinforce test test-failure lint types unit bench clean
+.PHONY: demo prefer reinforce test test-failure lint types unit screenshots bench clean
 
 demo: .venv/installed-demo  ## Tune the embedded base, pause half-way, resume, compare the answers.
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ unit: .venv/installed-test .venv/installed-node
 test-failure: .venv/installed-test  ## A part of `unit`: jobs disturbed at every point, and a table of what became of them.
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests/failure/points
 
+screenshots: .venv/installed-test  ## The pictures of docs/images/, taken anew.
+	WRITE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/dashboard/test_screenshots.py
+
 bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tells; ARGS="--quick" for a look.
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -35,7 +38,7 @@ bench: .venv/installed-test  ## Measure, beside TRL, what docs/benchmarks.md tel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-# OpenAI's client for Node. Where it cannot be had its tests are skipped, and say so.
+# OpenAI's client for Node, and axe-core. Where they cannot be had their tests are skipped, and say so.
 .venv/installed-node: tests/clients/node/package.json .venv/installed-test
 	-$(BIN)/python -m tests.clients.install && touch $@
 

@@ -18,8 +18,10 @@ from caesura import __version__
 from caesura.api import (
     chat,
     completions,
+    dashboard,
     embeddings,
     errors,
+    events,
     files,
     graders,
     jobs,
@@ -124,8 +126,8 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     # Routes are tried in this order, one by one: what is asked for most often comes first.
-    resources = (jobs, files, uploads, rollouts, permissions, models, webhooks)
-    for resource in (*resources, chat, completions, embeddings, responses, graders):
+    resources = (jobs, events, files, uploads, rollouts, permissions, models, webhooks)
+    for resource in (*resources, chat, completions, embeddings, responses, graders, dashboard):
         # Into one list: the framework's own way of including them takes as long as all the rest of a short answer.
         app.router.routes.extend(resource.router.routes)
     return app

@@ -120,7 +120,12 @@ def serve(settings: Settings) -> None:
                 _print(f"Caesura is ready at {url}")
                 _print(f"  export OPENAI_BASE_URL={url}")
                 _print(f"  export OPENAI_API_KEY={_shown_key(settings, key)}")
+                _print(f"or open http://{host}:{port}/ in a browser, and sign in with the same key")
                 sys.stdout.flush()
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                server.is_stopping.set()
+                await super().shutdown(sockets)
 
         raise_file_limit()
         config = uvicorn.Config(

@@ -20,6 +20,8 @@ from caesura.settings import Settings
 from tests.api.service import EngineDouble, ExecutorDouble
 
 ENDPOINTS = {
+    "GET /",
+    "GET /assets/{path}",
     "GET /healthz",
     "POST /v1/chat/completions",
     "POST /v1/completions",

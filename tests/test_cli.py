@@ -69,6 +69,10 @@ def test_a_first_start_shows_all_that_the_sdk_needs_and_ctrl_c_ends_it(serve: St
     assert re.fullmatch(r"Caesura is ready at http://127\.0\.0\.1:\d+/v1", running.lines[0])
     assert running.lines[1] == f"  export OPENAI_BASE_URL={running.url}"
     assert re.fullmatch(r"  export OPENAI_API_KEY=sk-caesura-[A-Za-z0-9]{40}", running.lines[2])
+    assert running.process.stdout is not None
+    page = running.url.removesuffix("v1")
+    assert running.process.stdout.readline() == f"or open {page} in a browser, and sign in with the same key\n"
+    assert httpx.get(page).headers["content-type"].startswith("text/html")
     assert cpu.user + cpu.system < MAX_READY_SHARE * libraries_cpu_s
     health = httpx.get(running.url.removesuffix("/v1") + "/healthz").json()
     assert health == {"status": "ok", "version": __version__, "sandbox": find_level()}

@@ -15,7 +15,6 @@ from fastapi.routing import APIRoute
 
 import caesura.api
 from caesura.api import explain
-from caesura.api.front import OPEN_PATHS
 from caesura.data.preferences import PreferenceRow, parse_preferences
 from caesura.data.prompts import PromptRow, parse_prompts
 from caesura.data.rows import Row, TextRow, parse_rows
@@ -95,7 +94,7 @@ def test_openais_names_are_those_of_the_page() -> None:
 
 def endpoints() -> list[str]:
     """As the index lists them: `GET /v1/files/{file_id}`."""
-    found = [f"GET {path}" for path in OPEN_PATHS]
+    found = ["GET /healthz"]
     for name in (module.name for module in pkgutil.iter_modules(caesura.api.__path__)):
         module = importlib.import_module(f"caesura.api.{name}")
         routes: list[APIRoute] = module.router.routes if hasattr(module, "router") else []

@@ -106,7 +106,7 @@ def _explain(
         return f"Missing required parameter: '{path}'.", "missing_required_parameter"
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{path}'.", "unknown_parameter"
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return _explain_choice(path, given, received, context["expected"])
     if kind in _BOUNDS:
         return _explain_bound(kind, path, given, context)

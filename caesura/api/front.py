@@ -23,8 +23,8 @@ from caesura.settings import Settings
 logger = logging.getLogger(__name__)
 
 API_VERSION = b"2020-10-01"
-#: Answered without a key.
-OPEN_PATHS = frozenset({"/healthz"})
+#: Answered without a key: what is the same for everybody.
+OPEN_PATHS = re.compile(r"/|/healthz|/assets/.+")
 #: What a body may have that is read as a whole.
 MAX_BODY_BYTES = 100 * 2**20
 MAX_CLIENT_ID = 512
@@ -55,7 +55,7 @@ class Front:
         UNKNOWN_KEYS_ALLOWED.set(address.is_azure or self._settings.lenient_body)
         STRICT_ENUMS.set(self._settings.strict_enums)
         try:
-            if address.path not in OPEN_PATHS:
+            if not OPEN_PATHS.fullmatch(address.path):
                 await self._admit(scope, sending)
             await self._app(scope, _readable(receive, address), sending)
         except ClientDisconnect:

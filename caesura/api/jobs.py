@@ -1,13 +1,13 @@
-"""`/fine_tuning/jobs`: create, read, list, pause, resume, cancel; events and checkpoints."""
+"""`/fine_tuning/jobs`: create, read, list, pause, resume, cancel; checkpoints."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -18,22 +18,22 @@ from caesura.api.explain import quote
 from caesura.api.extras import extras_of
 from caesura.api.memory import check_memory
 from caesura.api.route import Route
-from caesura.api.state import Limit, QueryText, Server, ServerDependency, tools_of
+from caesura.api.state import AbsentIfEmpty, Limit, QueryText, Server, ServerDependency, tools_of
 from caesura.errors import InvalidRequest, NotFound
 from caesura.faults import Point
 from caesura.graders.build import Tools, build_grader
 from caesura.graders.tool_servers import check_tool_servers
 from caesura.ids import new_id, random_text
-from caesura.jobs import Event, File, Job, Level, Model, Status, Told, format_model_name
+from caesura.jobs import File, Job, Level, Model, Status, Told, format_model_name
 from caesura.schema.common import Page, PageWithIds
-from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, JobEvent, Method
+from caesura.schema.jobs import Checkpoint, CreateJob, ErrorOfJob, FineTuningJob, Hyperparameters, Method, MethodType
 from caesura.store.rows import Telling
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 MAX_JOBS_PAGE = 100
-MAX_EVENTS_PAGE = 1000
 MAX_CHECKPOINTS_PAGE = 100
+_ANY_STATUS: list[Status] = []
 #: A pause is answered when the job is paused, or after so long, when it still is pausing.
 PAUSE_WAIT_S = 3.0
 PAUSE_POLL_S = 0.05
@@ -156,11 +156,22 @@ def _method(body: CreateJob) -> dict[str, Any]:
 
 @router.get("")
 def list_jobs(
-    request: Request, server: ServerDependency, after: QueryText = None, limit: Limit = 20
+    request: Request,
+    server: ServerDependency,
+    after: QueryText = None,
+    limit: Limit = 20,
+    status: Annotated[list[Status], Query()] = _ANY_STATUS,
+    method: Annotated[MethodType | None, AbsentIfEmpty] = None,
 ) -> Page[FineTuningJob]:
+    """`status`, which may come several times, and `method` are no part of OpenAI's API."""
     pairs, without = _metadata_filter(request)
     jobs, has_more = server.store.jobs.list(
-        after=after, limit=min(limit, MAX_JOBS_PAGE), metadata=pairs, without_metadata=without
+        after=after,
+        limit=min(limit, MAX_JOBS_PAGE),
+        metadata=pairs,
+        without_metadata=without,
+        statuses=status,
+        method=method,
     )
     return Page(data=[to_wire(job, server) for job in jobs], has_more=has_more)
 
@@ -212,12 +223,6 @@ def delete(job_id: str, server: ServerDependency) -> None:
     server.store.jobs.delete(job_id)
 
 
-@router.get("/{job_id}/events")
-def list_events(job_id: str, server: ServerDependency, after: QueryText = None, limit: Limit = 20) -> Page[JobEvent]:
-    events, has_more = server.store.jobs.list_events(job_id, after=after, limit=min(limit, MAX_EVENTS_PAGE))
-    return Page(data=[_event_to_wire(event) for event in events], has_more=has_more)
-
-
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(
     job_id: str, server: ServerDependency, after: QueryText = None, limit: Limit = 10
@@ -263,17 +268,6 @@ def _resolved(job: Job) -> dict[str, Any]:
     asked: dict[str, Any] = job.method[job.method["type"]]["hyperparameters"]
     plan = job.plan or {}
     return {name: plan.get(name, value) for name, value in asked.items()}
-
-
-def _event_to_wire(event: Event) -> JobEvent:
-    return JobEvent(
-        id=event.id,
-        created_at=event.created_at,
-        level=event.level,
-        message=event.message,
-        type=event.type,
-        data=event.data,
-    )
 
 
 def _checkpoint_to_wire(model: Model) -> Checkpoint:

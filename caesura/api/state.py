@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
@@ -40,7 +41,8 @@ class Server:
     started_at: int
     examiner: Examiner = field(default_factory=Examiner)
     exporter: Exporter = field(default_factory=Exporter)
-
+    #: Set when the server is about to stop: what would go on for ever ends.
+    is_stopping: threading.Event = field(default_factory=threading.Event)
     #: Whose request is served; None: nobody's, and all projects are seen.
     caller: Caller | None = None
 
@@ -105,5 +107,6 @@ def _absent_if_empty(value: str | None) -> str | None:
 
 
 Limit = Annotated[int, Query(ge=1)]
-#: Text in a URL's query. The SDK for JavaScript sends what is null as empty.
-QueryText = Annotated[str | None, BeforeValidator(_absent_if_empty)]
+#: Of what stands in a URL's query. The SDK for JavaScript sends what is null as empty.
+AbsentIfEmpty = BeforeValidator(_absent_if_empty)
+QueryText = Annotated[str | None, AbsentIfEmpty]

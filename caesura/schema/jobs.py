@@ -98,10 +98,13 @@ class ReinforcementMethod(Request):
     max_episode_steps: Annotated[int, Field(ge=1, le=50)] | None = None
 
 
+MethodType = Literal["supervised", "dpo", "reinforcement"]
+
+
 class Method(Request):
     """The body under the name of its type; that of no other type may be there."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: MethodType
     supervised: SupervisedMethod = SupervisedMethod()
     dpo: DpoMethod = DpoMethod()
     reinforcement: ReinforcementMethod | None = None

@@ -79,11 +79,19 @@ class Jobs:
         return to_job(row)
 
     def list(
-        self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
+        self,
+        *,
+        after: str | None,
+        limit: int,
+        metadata: dict[str, str] | None,
+        without_metadata: bool = False,
+        statuses: Collection[Status] = (),
+        method: str | None = None,
     ) -> tuple[list[Job], bool]:
         """Jobs behind the cursor, newest first, and whether more lie behind the page.
 
-        `metadata`: only jobs that have all these pairs. Raises InvalidRequest for a cursor that never existed.
+        `metadata`: only jobs that have all these pairs; `statuses`: only those in one of them, where there are any.
+        Raises InvalidRequest for a cursor that never existed.
         """
         query, seq = select(tables.jobs).where(self._own), _JOBS.seq
         for pair in (metadata or {}).items():
@@ -91,6 +99,10 @@ class Jobs:
         query = query.order_by(seq.desc()).limit(limit + 1)
         if without_metadata:
             query = query.where(_JOBS.metadata.is_(None))
+        if statuses:
+            query = query.where(_JOBS.status.in_(statuses))
+        if method is not None:
+            query = query.where(_JOBS.method["type"].as_string() == method)
         with self._database.read() as connection:
             if after is not None:
                 cursor = connection.execute(
@@ -115,14 +127,23 @@ class Jobs:
         with self._database.read() as connection:
             get_job(connection, job_id, self._project)
             if after is not None:
-                cursor = connection.execute(
-                    select(events.seq).where(events.id == after, events.job_id == job_id)
-                ).scalar_one_or_none()
-                if cursor is None:
-                    raise InvalidRequest(f"Invalid 'after': job {job_id} has no event '{after}'.", param="after")
-                query = query.where(events.seq < cursor)
+                query = query.where(events.seq < _seq_of_event(connection, job_id, after, "after"))
             rows = connection.execute(query).mappings().all()
         return [to_event(row) for row in rows[:limit]], len(rows) > limit
+
+    def follow_events(self, job_id: str, *, behind: str | None, limit: int) -> tuple[list[Event], bool]:
+        """The events told after the one with the id `behind` (None: all), oldest first; and whether they are the last
+        that the job will ever tell. Raises NotFound, InvalidRequest for an unknown `behind`.
+        """
+        events = tables.events.c
+        query = select(tables.events).where(events.job_id == job_id).order_by(events.seq).limit(limit + 1)
+        with self._database.read() as connection:
+            # The status before the events: the last of them is written together with the final status.
+            has_ended = get_job(connection, job_id, self._project).status in FINAL
+            if behind is not None:
+                query = query.where(events.seq > _seq_of_event(connection, job_id, behind, "last-event-id"))
+            rows = connection.execute(query).mappings().all()
+        return [to_event(row) for row in rows[:limit]], has_ended and len(rows) <= limit
 
     def list_metrics(self, job_id: str) -> list[dict[str, Any]]:
         """The data of the job's metric events, in the order of steps."""
@@ -299,6 +320,16 @@ def _values(job: Job) -> dict[str, Any]:
         if values[name] is not None:
             values[name] = asdict(values[name])
     return values
+
+
+def _seq_of_event(connection: Connection, job_id: str, event_id: str, param: str) -> int:
+    """Raises InvalidRequest, naming `param`, where the job has no such event."""
+    events = tables.events.c
+    query = select(events.seq).where(events.id == event_id, events.job_id == job_id)
+    seq = connection.execute(query).scalar_one_or_none()
+    if seq is None:
+        raise InvalidRequest(f"Invalid '{param}': job {job_id} has no event '{event_id}'.", param=param)
+    return seq
 
 
 def _oldest(what: Sequence[Any], status: Status, limit: int) -> Select[*tuple[Any, ...]]:

@@ -124,7 +124,7 @@ def test_a_fault_that_has_a_name_is_logged_under_the_requests_id_too(
     assert "The stored blob 'files/x' is missing." in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/foo", "//", "/v1/files/a/b/c", "/v1/Füße", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/foo", "/assets", "/v1/files/a/b/c", "/v1/Füße", "/docs", "/openapi.json"])
 def test_an_unknown_url_is_told_in_openais_words(idle_service: Service, path: str) -> None:
     answer = idle_service.http.get(path)
 

@@ -32,7 +32,7 @@ def stranger(http_server: HttpServer, idle_service: Service) -> Iterator[httpx.C
 
 
 def test_a_request_without_a_key_is_told_how_to_send_one(stranger: httpx.Client) -> None:
-    for path in ("/v1/models", "/v1/files", "/v1/nowhere", "/", "/healthz/more"):
+    for path in ("/v1/models", "/v1/files", "/v1/nowhere", "/assets", "/healthz/more"):
         answer = stranger.get(path)
 
         assert answer.status_code == 401

@@ -6,9 +6,10 @@ from typing import Any
 import openai
 import pytest
 
+from caesura.api import events as job_events
 from caesura.api import jobs
 from tests.api.job_shapes import CHECKPOINT, EVENT, JOB
-from tests.api.service import Service, assert_shape, error_of
+from tests.api.service import Service, assert_shape, error_of, rows
 
 
 def test_jobs_are_listed_newest_first_in_pages(service: Service, good_body: dict[str, Any]) -> None:
@@ -26,7 +27,7 @@ def test_a_limit_beyond_the_largest_is_cut_to_it(
     service: Service, good_body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "MAX_JOBS_PAGE", 2)
-    monkeypatch.setattr(jobs, "MAX_EVENTS_PAGE", 1)
+    monkeypatch.setattr(job_events, "MAX_PAGE", 1)
     job_ids = [service.create_job(**good_body) for _ in range(3)]
 
     page = service.http.get("/v1/fine_tuning/jobs?limit=" + "9" * 30).json()
@@ -67,6 +68,47 @@ def test_the_sdks_metadata_filter_works_across_pages(service: Service, good_body
     assert [job.id for job in listed] == [ids[2], ids[0]]
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("status=cancelled", ["dpo"]),
+        ("status=queued", ["chat", "pairs"]),
+        ("status=cancelled&status=queued", ["dpo", "chat", "pairs"]),
+        ("status=paused", []),
+        ("method=dpo", ["dpo", "pairs"]),
+        ("method=dpo&status=queued", ["pairs"]),
+        ("method=supervised", ["chat"]),
+        ("method=reinforcement", []),
+        ("method=dpo&metadata[team]=blue", ["pairs"]),
+        ("method=", ["dpo", "chat", "pairs"]),
+    ],
+)
+def test_jobs_are_filtered_by_status_and_method(service: Service, query: str, expected: list[str]) -> None:
+    pair = {"input": {"messages": [{"role": "user", "content": "Hi"}]}}
+    pair |= {f"{side}_output": [{"role": "assistant", "content": side}] for side in ("preferred", "non_preferred")}
+    dpo: dict[str, Any] = {"training_file": service.upload(rows(row=pair)), "method": {"type": "dpo"}}
+    service.create_job(**dpo, suffix="pairs", metadata={"team": "blue"})
+    service.create_job(suffix="chat")
+    cancelled = service.create_job(**dpo, suffix="dpo")
+    service.client.fine_tuning.jobs.cancel(cancelled)
+    service.validate()
+
+    listed = service.http.get(f"/v1/fine_tuning/jobs?{query}").json()["data"]
+    assert [job["user_provided_suffix"] for job in listed] == expected
+
+
+def test_a_filtered_list_goes_on_behind_its_last_job(service: Service, good_body: dict[str, Any]) -> None:
+    ids = [service.create_job(**good_body) for _ in range(4)]
+    service.client.fine_tuning.jobs.cancel(ids[1])
+    service.client.fine_tuning.jobs.cancel(ids[3])
+
+    asked = {"status": "cancelled", "limit": 1}
+    first = service.http.get("/v1/fine_tuning/jobs", params=asked).json()
+    second = service.http.get("/v1/fine_tuning/jobs", params={**asked, "after": ids[3]}).json()
+    assert ([job["id"] for job in first["data"]], first["has_more"]) == ([ids[3]], True)
+    assert ([job["id"] for job in second["data"]], second["has_more"]) == ([ids[1]], False)
+
+
 @pytest.mark.parametrize("key", ["a'b", 'a"b', "", ".", "a.b[0]", "[0]", "$", "$.a", "%", "\\", "ключ", "👩‍🚀"])
 def test_a_metadata_key_may_hold_any_characters(service: Service, good_body: dict[str, Any], key: str) -> None:
     job_id = service.create_job(**good_body, metadata={key: "v"})
@@ -84,6 +126,9 @@ def test_a_metadata_key_may_hold_any_characters(service: Service, good_body: dic
         ("?limit=0", "limit", "integer_below_min_value"),
         ("?limit=-1", "limit", "integer_below_min_value"),
         ("?limit=x", "limit", "invalid_type"),
+        ("?status=done", "status[0]", "invalid_value"),
+        ("?method=sft", "method", "invalid_value"),
+        ("/{job}/events?stream=perhaps", "stream", "invalid_type"),
         ("/{job}/events?after=ftevent-none", "after", None),
         ("/{job}/events?limit=0", "limit", "integer_below_min_value"),
         ("/{job}/checkpoints?after=ftckpt_none", "after", None),

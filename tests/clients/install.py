@@ -1,5 +1,5 @@
-"""`python -m tests.clients.install`: OpenAI's client for Node, into the environment of the Python that runs this. Node
-and npm are those that the type checker brings along.
+"""`python -m tests.clients.install`: OpenAI's client for Node, and axe-core, into the environment of the Python that
+runs this. Node and npm are those that the type checker brings along.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert
 
-from caesura.jobs import Artifact, Job, Reason
+from caesura.jobs import Artifact, Job, Reason, Status
 from caesura.scheduler import Scheduler
 from caesura.storage import LocalStorage
 from caesura.store import Store, tables
@@ -76,6 +76,12 @@ PAGES: dict[str, Callable[[Store, str], Any]] = {
     "events": lambda store, job: store.jobs.list_events(job, after=None, limit=2),
     "events after": lambda store, job: store.jobs.list_events(
         job, after=store.jobs.list_events(job, after=None, limit=1)[0][0].id, limit=2
+    ),
+    "events to come": lambda store, job: store.jobs.follow_events(
+        job, behind=store.jobs.list_events(job, after=None, limit=1)[0][0].id, limit=2
+    ),
+    "jobs in a status": lambda store, job: store.jobs.list(
+        after=job, limit=2, metadata=None, statuses=[Status.QUEUED], method="dpo"
     ),
     "checkpoints": lambda store, job: store.models.list_of_job(job, after=None, limit=2),
     "checkpoints after": lambda store, job: store.models.list_of_job(
