@@ -25,6 +25,7 @@ from caesura.api import (
     files,
     graders,
     jobs,
+    metrics,
     models,
     permissions,
     responses,
@@ -119,15 +120,16 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     app.state.server = server
     app.state.admission = Admission(server.settings.max_answers)
     app.state.grader_tools = _build_tools(server, app)
+    app.state.metrics = metrics.Metrics(server)
     settings = server.settings
     gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
     app.add_middleware(Idempotency, store=server.store)  # what is added later comes first
-    app.add_middleware(Front, gate=gate, settings=settings)
+    app.add_middleware(Front, gate=gate, settings=settings, metrics=app.state.metrics)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     # Routes are tried in this order, one by one: what is asked for most often comes first.
     resources = (jobs, events, files, uploads, rollouts, permissions, models, webhooks)
-    for resource in (*resources, chat, completions, embeddings, responses, graders, dashboard):
+    for resource in (*resources, chat, completions, embeddings, responses, graders, metrics, dashboard):
         # Into one list: the framework's own way of including them takes as long as all the rest of a short answer.
         app.router.routes.extend(resource.router.routes)
     return app

@@ -88,6 +88,8 @@ class Scheduler:
         self._clock: float | None = None
         self._not_swept_before = 0.0
         self._stopping = False
+        #: Workers that were given a job.
+        self.num_started = 0
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
@@ -224,6 +226,7 @@ class Scheduler:
         for job_id, attempt in self._store.jobs.reserve(slots, LAUNCH_S, starting).items():
             faults.point(Point.LAUNCHING)
             self._starting[self._executor.start(job_id)] = _Launch(job_id, attempt)
+            self.num_started += 1
             faults.point(Point.LAUNCHED)
 
     def _coming(self) -> list[str]:

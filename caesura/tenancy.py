@@ -11,8 +11,10 @@ from caesura.jobs import FIRST_PROJECT
 
 
 class Role(StrEnum):
-    """Each may do what those before it may."""
+    """Each may do what those before it may, but for the first, which only watches."""
 
+    #: Reads the server's metrics, and nothing else.
+    MONITOR = "monitor"
     #: Works in its project.
     MEMBER = "member"
     #: Deletes models, and shares checkpoints with other projects.
@@ -52,6 +54,15 @@ class Caller:
         if _RANKS.index(self.role) < _RANKS.index(role):
             raise Forbidden(
                 f"The role of this key is '{self.role}'; to {what} takes the role '{role}'.",
+                code="insufficient_permissions",
+            )
+
+    def require_monitor(self) -> None:
+        """Raises Forbidden for a caller who may not read the server's metrics, which are of all projects."""
+        if self.role not in (Role.MONITOR, Role.ADMIN):
+            raise Forbidden(
+                f"The role of this key is '{self.role}'; to read the metrics, which are of all projects, takes "
+                f"'{Role.MONITOR}' or '{Role.ADMIN}'.",
                 code="insufficient_permissions",
             )
 

@@ -23,6 +23,7 @@ ENDPOINTS = {
     "GET /",
     "GET /assets/{path}",
     "GET /healthz",
+    "GET /metrics",
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/embeddings",

@@ -39,6 +39,7 @@ IMPORTERS = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "fastapi": {"api", "app"},
+    "prometheus_client": {"api"},
     "typer": {"cli", "keys"},
 }
 

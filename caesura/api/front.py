@@ -16,15 +16,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caesura.api.addresses import Address, naming_model, resolve
 from caesura.api.errors import answer_error
 from caesura.api.gate import Gate
+from caesura.api.metrics import Metrics
 from caesura.errors import CaesuraError, InvalidRequest
 from caesura.schema.common import STRICT_ENUMS, UNKNOWN_KEYS_ALLOWED
 from caesura.settings import Settings
+from caesura.tenancy import Role
 
 logger = logging.getLogger(__name__)
 
 API_VERSION = b"2020-10-01"
 #: Answered without a key: what is the same for everybody.
 OPEN_PATHS = re.compile(r"/|/healthz|/assets/.+")
+#: Answered to those who may only watch.
+WATCHED_PATHS = frozenset({"/metrics"})
 #: What a body may have that is read as a whole.
 MAX_BODY_BYTES = 100 * 2**20
 MAX_CLIENT_ID = 512
@@ -35,17 +39,18 @@ STREAMED_PATHS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, metrics: Metrics) -> None:
         self._app = app
         self._gate = gate
         self._settings = settings
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         address, own_headers = resolve(scope["path"]), dict[str, str]()
-        sending = _Sending(send, own_headers, self._settings.organization, address.is_azure)
+        sending = _Sending(send, scope, self._metrics, own_headers, self._settings.organization, address.is_azure)
         # The id is for those who must tell of a fault after their answer has begun; into the headers an endpoint may
         # write what every answer of its has, a fault too.
         state: dict[str, Any] = scope.setdefault("state", {})
@@ -73,6 +78,8 @@ class Front:
         check_client_id(headers.get("x-client-request-id", ""))
         host = scope["client"][0] if scope.get("client") else ""
         caller = await self._gate.admit(headers, host, sending.own_headers)
+        if scope["path"] not in WATCHED_PATHS:
+            caller.require(Role.MEMBER, "do this")
         sending.organization = caller.organization
         scope["state"]["caller"] = caller
 
@@ -80,8 +87,18 @@ class Front:
 class _Sending:
     """`send`, with the headers that every answer has."""
 
-    def __init__(self, send: Send, own_headers: dict[str, str], organization: str, is_azure: bool) -> None:
+    def __init__(
+        self,
+        send: Send,
+        scope: Scope,
+        metrics: Metrics,
+        own_headers: dict[str, str],
+        organization: str,
+        is_azure: bool,
+    ) -> None:
         self._send = send
+        self._scope = scope
+        self._metrics = metrics
         self._is_azure = is_azure
         self._began_s = time.monotonic()
         self.own_headers = own_headers
@@ -93,13 +110,14 @@ class _Sending:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun = True
-            took_ms = round((time.monotonic() - self._began_s) * 1000)
+            took_s = time.monotonic() - self._began_s
+            self._metrics.see(self._scope, message["status"], took_s)
             headers: list[tuple[bytes, bytes]] = message["headers"]
             headers += (
                 (b"x-request-id", self.request_id.encode()),
                 (b"openai-version", API_VERSION),
                 (b"openai-organization", self.organization.encode("latin-1")),
-                (b"openai-processing-ms", b"%d" % took_ms),
+                (b"openai-processing-ms", b"%d" % round(took_s * 1000)),
             )
             if self._is_azure:
                 headers.append((b"apim-request-id", str(uuid.UUID(self.request_id.removeprefix("req_"))).encode()))

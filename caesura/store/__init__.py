@@ -3,7 +3,7 @@
 One implementation over SQLAlchemy Core serves every dialect (`Database`), so the classes here are the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
 `.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys`,
-`.idempotency` (what was answered to whom) and `.webhooks`.
+`.idempotency` (what was answered to whom), `.webhooks` and `.measures` (what is counted of all jobs).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from caesura.store.files import Files
 from caesura.store.idempotency import IdempotencyKeys
 from caesura.store.jobs import Jobs
 from caesura.store.keys import Keys
+from caesura.store.measures import Measures
 from caesura.store.models import Models
 from caesura.store.permissions import Permissions
 from caesura.store.postgres import PostgresDatabase
@@ -44,6 +45,7 @@ class Store:
         self.idempotency = IdempotencyKeys(database, project)
         self.keys = Keys(database)
         self.webhooks = Webhooks(database, project)
+        self.measures = Measures(database)
         #: By project: to put together their queries takes longer than to ask them.
         self._views: dict[str, Store] = {}
 

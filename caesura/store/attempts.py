@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ from caesura.jobs import (
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.files import insert_file
+from caesura.store.measures import Measure, observe, tally
 from caesura.store.models import drop_states, keep_model
 from caesura.store.reports import attach_report
 from caesura.store.rollouts import add_rollouts
@@ -61,7 +62,10 @@ class Attempts:
             )
             if job is None:
                 return None
-            tell(connection, job_id, Telling(Told.STARTED, key="started"))
+            if tell(connection, job_id, Telling(Told.STARTED, key="started")):
+                waited_s = max(0.0, time.time() - job.created_at)
+                observe(connection, Measure.QUEUE_WAIT, job.method["type"], [waited_s])
+            tally(connection, Measure.ATTEMPT, [job.method["type"]])
         return job, lease
 
     def renew(self, lease: Lease, lease_s: float) -> Status:
@@ -99,18 +103,24 @@ class Attempts:
         tellings: list[Telling],
         estimated_finish: int,
         rollouts: Sequence[dict[str, Any]] = (),
+        took_s: Mapping[str, float] | None = None,
     ) -> None:
-        """Tell the metrics of the steps up to `last_step`, and their rollouts; those told before stay as they are."""
+        """Tell the metrics of the steps up to `last_step`, and their rollouts; those told before stay as they are.
+
+        `took_s`: how long steps took, by the keys of their tellings.
+        """
         with self._database.write() as connection:
-            _hold(
+            job = _hold(
                 connection,
                 lease,
                 step=case((_JOBS.step < last_step, last_step), else_=_JOBS.step),
                 stalled_attempts=case((_JOBS.step < last_step, 0), else_=_JOBS.stalled_attempts),
                 estimated_finish=estimated_finish,
             )
-            tell(connection, lease.job_id, *tellings)
-            add_rollouts(connection, lease.job_id, rollouts)
+            told = tell(connection, lease.job_id, *tellings)
+            steps_s = [step_s for key, step_s in (took_s or {}).items() if key in told]
+            observe(connection, Measure.STEP, job.method["type"], steps_s)
+            _count_grades(connection, job, add_rollouts(connection, lease.job_id, rollouts))
 
     def save(self, lease: Lease, state: TrainingState, reason: Reason | None = None) -> list[str]:
         """Commit a training state and, given a reason, make a model of its adapter.
@@ -206,6 +216,14 @@ def _hold(connection: Connection, lease: Lease, **values: Any) -> Job:
     if row is None:
         raise LeaseLost
     return to_job(row)
+
+
+def _count_grades(connection: Connection, job: Job, rollouts: Sequence[dict[str, Any]]) -> None:
+    if rollouts:
+        grader: str = job.method["reinforcement"]["grader"]["type"]
+        observe(connection, Measure.GRADE, grader, (rollout["grading_time"] for rollout in rollouts))
+        flags = (flag for rollout in rollouts for flag in rollout["errors"])
+        tally(connection, Measure.GRADE_ERROR, (f"{grader}/{flag}" for flag in flags))
 
 
 def _save(connection: Connection, job: Job, state: TrainingState, reason: Reason | None) -> list[str]:

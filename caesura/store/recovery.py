@@ -23,6 +23,7 @@ from caesura.jobs import (
 from caesura.store import tables
 from caesura.store.database import Database
 from caesura.store.jobs import newest_states
+from caesura.store.measures import Measure, tally
 from caesura.store.models import drop_states, keep_model, start_adapters
 from caesura.store.rows import Telling, move, tell, to_artifact, to_job, to_state
 
@@ -95,6 +96,8 @@ class Recovery:
         )
         with self._database.write() as connection:
             stalled = connection.execute(statement).scalar_one_or_none()
+            if stalled is not None:
+                tally(connection, Measure.WORKER_LOST, ["starting"])
             if stalled is not None and stalled >= NUM_STALLED_ATTEMPTS:
                 drop_states(connection, job_id, keep=0)
                 _fail(connection, job_id, cause, queued)
@@ -129,6 +132,7 @@ def _mend(connection: Connection, gone: ColumnElement[bool], cause: str) -> None
     lost = select(tables.jobs).where(_IS_ACTIVE, gone).order_by(_JOBS.seq).with_for_update()
     for row in connection.execute(lost).mappings().all():
         job = to_job(row)
+        tally(connection, Measure.WORKER_LOST, ["training"])
         if job.status is Status.PAUSING:
             _pause(connection, job)
         elif job.stalled_attempts >= NUM_STALLED_ATTEMPTS:

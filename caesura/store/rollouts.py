@@ -50,11 +50,15 @@ class Rollouts:
         return records, len(rows) > limit
 
 
-def add_rollouts(connection: Connection, job_id: str, rollouts: Sequence[dict[str, Any]]) -> None:
-    """Write the rollouts of steps; those of a step that has some already, as it is replayed, are left as they are."""
+def add_rollouts(connection: Connection, job_id: str, rollouts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the rollouts of steps; those of a step that has some already, as it is replayed, are left as they are.
+
+    Returns those that were written.
+    """
     steps = {rollout["step"] for rollout in rollouts}
     present = select(_ROLLOUTS.step).where(_ROLLOUTS.job_id == job_id, _ROLLOUTS.step.in_(steps)).distinct()
     told = set(connection.execute(present).scalars()) if steps else set[int]()
+    new = [rollout for rollout in rollouts if rollout["step"] not in told]
     rows = [
         {
             "id": new_id("rollout_"),
@@ -64,8 +68,8 @@ def add_rollouts(connection: Connection, job_id: str, rollouts: Sequence[dict[st
             "split": rollout["split"],
             "data": rollout,
         }
-        for rollout in rollouts
-        if rollout["step"] not in told
+        for rollout in new
     ]
     if rows:
         connection.execute(insert(tables.rollouts), rows)
+    return new

@@ -101,8 +101,11 @@ def tell_each(connection: Connection, job_ids: Collection[str], telling: Telling
         connection.execute(_INSERT_EVENT, [_to_row(telling, job_id) for job_id in job_ids])
 
 
-def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
-    """Write events of a job whose row this transaction has already changed (and so locked)."""
+def tell(connection: Connection, job_id: str, *tellings: Telling) -> set[str]:
+    """Write events of a job whose row this transaction has already changed (and so locked).
+
+    Returns the keys of those that were not told before.
+    """
     keys = [telling.key for telling in tellings if telling.key is not None]
     told: set[str | None] = set()
     if keys:
@@ -111,6 +114,7 @@ def tell(connection: Connection, job_id: str, *tellings: Telling) -> None:
     rows = [_to_row(telling, job_id) for telling in tellings if telling.key is None or telling.key not in told]
     if rows:
         connection.execute(_INSERT_EVENT, rows)
+    return {row["key"] for row in rows if row["key"] is not None}
 
 
 def _to_row(telling: Telling, job_id: str) -> dict[str, Any]:

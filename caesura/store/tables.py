@@ -305,6 +305,17 @@ webhook_deliveries = Table(
     sqlite_autoincrement=True,
 )
 
+# Numbers over all jobs that ever were, added to by whoever has something to count.
+measures = Table(
+    "measures",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("label", String(128), primary_key=True),
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+)
+
 responses = Table(
     "responses",
     metadata,

@@ -72,7 +72,8 @@ class Keeper:
                 tellings = [telling for result in results for telling in to_tellings(result)]
                 rollouts = [rollout for result in results if result.details for rollout in result.details.rollouts]
                 faults.point(Point.TELLING)
-                self._attempts.record_steps(self._lease, results[-1].step, tellings, self._finish_at, rollouts)
+                took_s = {_key(result): result.train_s for result in results if result.train_s}
+                self._attempts.record_steps(self._lease, results[-1].step, tellings, self._finish_at, rollouts, took_s)
                 faults.point(Point.TOLD)
                 del self._pending[: len(results)]
 
@@ -100,9 +101,14 @@ class Keeper:
 
 def to_tellings(result: StepResult) -> list[Telling]:
     """The step's metric event and its warnings, told once however often the step is replayed."""
-    told = Telling(result.message(), data=result.data(), type="metrics", key=f"step:{result.step}")
+    told = Telling(result.message(), data=result.data(), type="metrics", key=_key(result))
     warnings = [] if result.details is None else result.details.warnings
     return [
         told,
         *(Telling(warning, Level.WARN, key=f"alert:{result.step}:{number}") for number, warning in enumerate(warnings)),
     ]
+
+
+def _key(result: StepResult) -> str:
+    """Under which the step is told once."""
+    return f"step:{result.step}"

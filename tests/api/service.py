@@ -46,6 +46,14 @@ KEY = "sk-test-abcdefghijklmnopqrstuvwxyz"
 #: The longest that a test waits for what it expects.
 PATIENCE_S = 30.0
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+PROMPT = {"messages": [{"role": "user", "content": "1?"}], "answer": "1"}
+CHECK = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
 RESULTS = b"step,train_loss\n1,0.5\n"
 
 
@@ -191,6 +199,12 @@ class Service:
             body["training_file"] = self.upload()
         return self.client.fine_tuning.jobs.create(**body).id
 
+    def reinforced(self) -> dict[str, Any]:
+        """Of the body of a job of reinforcement: all but the model."""
+        file = self.upload(rows(row=PROMPT))
+        method = {"type": "reinforcement", "reinforcement": {"grader": CHECK}}
+        return {"training_file": file, "validation_file": file, "method": method}
+
     def validate(self) -> None:
         self.server.scheduler.tick()
 
@@ -202,8 +216,8 @@ class Service:
         assert claimed is not None
         return claimed
 
-    def train(self, lease: Lease, *steps: int) -> None:
-        """Tell the metrics of the steps, as a worker does."""
+    def train(self, lease: Lease, *steps: int, took_s: float = 0.3) -> None:
+        """Tell the metrics of the steps, as a worker does, each of which took so long."""
         tellings = [
             Telling(
                 f"Step {step}/9: training loss=0.50",
@@ -213,7 +227,8 @@ class Service:
             )
             for step in steps
         ]
-        self.store.attempts.record_steps(lease, max(steps), tellings, int(time.time()) + 60)
+        steps_s = {f"step:{step}": took_s for step in steps}
+        self.store.attempts.record_steps(lease, max(steps), tellings, int(time.time()) + 60, took_s=steps_s)
 
     def save(self, lease: Lease, step: int, reason: Reason = Reason.EPOCH) -> None:
         self.store.attempts.save(lease, self.state(step), reason)

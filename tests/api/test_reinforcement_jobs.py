@@ -10,15 +10,8 @@ from openai.types.fine_tuning.job_create_params import Method
 
 from caesura.settings import Settings
 from tests.api.job_shapes import AUTO, post
-from tests.api.service import Service, error_of
+from tests.api.service import CHECK, Service, error_of
 
-CHECK = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 MULTI = {"type": "multi", "name": "half", "graders": {"exact": CHECK}, "calculate_output": "exact / 2"}
 MULTI_LIST = {**MULTI, "graders": [CHECK], "calculate_output": "exact_score"}
 MULTI_ONE = {**MULTI, "graders": CHECK, "calculate_output": "string_check_score"}

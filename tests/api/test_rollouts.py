@@ -40,7 +40,7 @@ def record(step: int, split: str, line: int, sample_index: int = 0) -> dict[str,
 @pytest.fixture
 def job_id(service: Service) -> str:
     """A running job with three steps of two answers each, the last one validated."""
-    job, lease = service.start_job()
+    job, lease = service.start_job(**service.reinforced())
     for step in (1, 2, 3):
         rollouts = [record(step, "train", line) for line in (4, 2)]
         rollouts += [record(step, "valid", 1)] if step == 3 else []
@@ -123,7 +123,7 @@ def test_a_job_that_does_not_exist_has_none(service: Service) -> None:
 
 
 def test_a_job_of_another_method_has_an_empty_list(service: Service) -> None:
-    job, lease = service.start_job()
+    job, lease = service.start_job(**service.reinforced())
     service.train(lease, 1)
 
     answer = get(service, job.id)
@@ -138,7 +138,7 @@ def test_a_job_of_another_method_has_an_empty_list(service: Service) -> None:
 def test_a_page_has_20_rollouts_or_as_many_as_were_asked_for_up_to_100(
     service: Service, params: dict[str, Any], length: int
 ) -> None:
-    job, lease = service.start_job()
+    job, lease = service.start_job(**service.reinforced())
     told = Telling("told", data={"step": 1}, type="metrics", key="step:1")
     service.store.attempts.record_steps(lease, 1, [told], 0, [record(1, "train", line) for line in range(1, 102)])
 
@@ -151,7 +151,7 @@ def test_a_page_has_20_rollouts_or_as_many_as_were_asked_for_up_to_100(
 
 @pytest.mark.parametrize("step", [-1, 2**31, 10**30, "1.5"])
 def test_a_step_out_of_range_is_a_400_that_names_it(service: Service, step: Any) -> None:
-    answer = get(service, service.start_job()[0].id, step=step)
+    answer = get(service, service.start_job(**service.reinforced())[0].id, step=step)
 
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "step"

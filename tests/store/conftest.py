@@ -11,6 +11,10 @@ from caesura.store import Store, open_store
 from caesura.store.rows import Telling
 
 MakeJob = Callable[..., Job]
+REINFORCEMENT = {
+    "type": "reinforcement",
+    "reinforcement": {"grader": {"type": "string_check"}, "hyperparameters": {}},
+}
 #: For tests of what is SQLite's own.
 only_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 

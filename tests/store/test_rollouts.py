@@ -10,13 +10,13 @@ from sqlalchemy import event, func, select
 from caesura.errors import InvalidRequest, NotFound
 from caesura.jobs import Job, Lease
 from caesura.store import Store, tables
-from tests.store.conftest import MakeJob, only_sqlite, step_telling
+from tests.store.conftest import REINFORCEMENT, MakeJob, only_sqlite, step_telling
 
 Claim = Callable[..., Lease]
 
 
 def rollout(step: int, split: str, line: int) -> dict[str, Any]:
-    return {"step": step, "split": split, "line": line, "sample_index": 0}
+    return {"step": step, "split": split, "line": line, "sample_index": 0, "errors": {}, "grading_time": 0.5}
 
 
 def record(store: Store, lease: Lease, *steps: int, lines: tuple[int, ...] = (3, 1)) -> None:
@@ -69,7 +69,7 @@ def counting_statements(store: Store) -> Iterator[list[str]]:
 def test_the_pages_show_what_was_chosen_in_the_order_of_making_each_once(
     store: Store, make_job: MakeJob, claim: Claim, chosen: dict[str, Any], expected: list[tuple[int, str, int]]
 ) -> None:
-    job, other = make_job(), make_job()
+    job, other = make_job(method=REINFORCEMENT), make_job(method=REINFORCEMENT)
     lease, lease_of_other = claim(job, "worker-1"), claim(other, "worker-2")
     for step in (1, 2):
         record(store, lease, step)
@@ -81,7 +81,7 @@ def test_the_pages_show_what_was_chosen_in_the_order_of_making_each_once(
 def test_a_replayed_step_leaves_its_rollouts_and_the_next_ones_are_added(
     store: Store, make_job: MakeJob, claim: Claim
 ) -> None:
-    lease = claim(job := make_job())
+    lease = claim(job := make_job(method=REINFORCEMENT))
     record(store, lease, 1, 2)
     before, _ = store.rollouts.list(job.id, limit=100)
     record(store, lease, 2, 3, lines=(9,))
@@ -94,7 +94,7 @@ def test_a_replayed_step_leaves_its_rollouts_and_the_next_ones_are_added(
 def test_a_step_and_its_rollouts_come_into_being_together(
     store: Store, make_job: MakeJob, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease = claim(job := make_job())
+    lease = claim(job := make_job(method=REINFORCEMENT))
 
     def broken(*_arguments: Any) -> None:
         raise RuntimeError("the power is gone")
@@ -108,7 +108,7 @@ def test_a_step_and_its_rollouts_come_into_being_together(
 
 
 def test_the_rollouts_of_a_step_are_one_statement_however_many(store: Store, make_job: MakeJob, claim: Claim) -> None:
-    lease = claim(job := make_job())
+    lease = claim(job := make_job(method=REINFORCEMENT))
     with counting_statements(store) as said:
         record(store, lease, 1, lines=tuple(range(1, 65)))
 
@@ -133,7 +133,7 @@ def test_the_rollouts_of_a_step_are_one_statement_however_many(store: Store, mak
 def test_a_page_is_found_by_an_index_and_nothing_is_sorted_or_passed_over(
     store: Store, make_job: MakeJob, claim: Claim, chosen: dict[str, Any], found: str, is_first: bool
 ) -> None:
-    lease = claim(job := make_job())
+    lease = claim(job := make_job(method=REINFORCEMENT))
     record(store, lease, 1, 2)
     after = None if is_first else store.rollouts.list(job.id, limit=1)[0][0].id
     with counting_statements(store) as said:
@@ -150,7 +150,7 @@ def test_a_page_is_found_by_an_index_and_nothing_is_sorted_or_passed_over(
 def test_a_cursor_that_is_no_rollout_of_the_job_is_refused(
     store: Store, make_job: MakeJob, claim: Claim, of_other: bool
 ) -> None:
-    job, other = make_job(), make_job()
+    job, other = make_job(method=REINFORCEMENT), make_job(method=REINFORCEMENT)
     record(store, claim(other), 1)
     after = store.rollouts.list(other.id, limit=1)[0][0].id if of_other else "rollout_none"
 
