@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.executors import WORKER_ENVIRONMENT
 from caesura.settings import ENV_PREFIX
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}

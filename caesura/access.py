@@ -15,6 +15,8 @@ from pathlib import Path
 
 from caesura.ids import new_token
 
+#: The first key of the server, in the data folder; only its owner may read it.
+API_KEY_FILE = "api_key"
 #: In the data folder, which servers on several machines may share: their own is the one that workers reach.
 ACCESS_FILE = f"worker_access.{socket.gethostname()}.json"
 #: What a server listens on that listens everywhere, and where it is then reached from its own machine.

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from caesura import __version__
+from caesura.access import API_KEY_FILE
 from caesura.api import (
     chat,
     completions,
@@ -58,9 +59,6 @@ from caesura.store import open_store
 from caesura.tenancy import Caller, hash_key
 
 logger = logging.getLogger(__name__)
-
-#: In the data folder; only its owner may read it.
-API_KEY_FILE = "api_key"
 
 
 @dataclass(frozen=True, slots=True)

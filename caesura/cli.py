@@ -1,4 +1,4 @@
-"""The command line. Torch is for `worker`, `engine` and `check`: they replace this process by their own program."""
+"""`caesura serve`, `keys` and `export`: the commands that open the server's own data. `commands.main` starts them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from starlette.types import ASGIApp
 
-from caesura import __version__, keys
-from caesura.access import grant_access, withdraw_access
+from caesura import keys
+from caesura.access import API_KEY_FILE, grant_access, withdraw_access
 from caesura.api.state import Server
-from caesura.app import API_KEY_FILE, FirstKey, build_app, build_server, load_api_key
+from caesura.app import FirstKey, build_app, build_server, load_api_key
 from caesura.errors import CaesuraError, DatabaseUnavailable, SettingsInvalid
-from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.exporting import Exporter, refuse_base, unpack
 from caesura.logging import configure
 from caesura.protocol import BoundedHttpProtocol
@@ -191,24 +190,6 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
-def worker(context: typer.Context) -> None:
-    """Make one attempt at one job (the server starts these itself)."""
-    _become("caesura.worker", context.args)
-
-
-@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
-def engine(context: typer.Context) -> None:
-    """Answer chat over a socket (the server starts this itself)."""
-    _become("caesura.inference.server", context.args)
-
-
-@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
-def check(context: typer.Context) -> None:
-    """Check a data file before it is uploaded: every fault, its tokens, what a job would make of it."""
-    _become("caesura.check", context.args)
-
-
 @cli.command()
 def export(
     model: Annotated[str, typer.Argument(help="A tuned model or checkpoint, by its name.")],
@@ -227,16 +208,6 @@ def export(
         with closing(taken):
             unpack(taken, output)
     _print(f"{found.name} is in {output}")
-
-
-def _become(module: str, arguments: list[str]) -> None:
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], {**WORKER_ENVIRONMENT, **os.environ})
-
-
-@cli.command()
-def version() -> None:
-    """Print the version."""
-    console.print(__version__)
 
 
 if __name__ == "__main__":

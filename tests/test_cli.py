@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -22,7 +21,6 @@ from openai import OpenAI
 from typer.testing import CliRunner
 
 from caesura import __version__, cli
-from caesura.executors.local import WORKER_ENVIRONMENT
 from caesura.graders.sandbox import find_level
 from caesura.settings import Settings
 from tests.api.service import wait_until
@@ -215,26 +213,6 @@ def test_help_names_every_setting_and_its_default() -> None:
         assert f"--{name.replace('_', '-')}" in help_text
         if not field.default_factory:
             assert field.default is None or f"(default: {field.default})" in re.sub(r"[\s│]+", " ", help_text)
-
-
-def test_the_version_is_printed() -> None:
-    assert CliRunner().invoke(cli.cli, ["version"]).output == f"{__version__}\n"
-
-
-@pytest.mark.parametrize(("command", "module"), [("worker", "caesura.worker"), ("engine", "caesura.inference.server")])
-def test_worker_and_engine_become_programs_of_their_own(
-    command: str, module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    become: list[Any] = []
-    monkeypatch.setattr(os, "execve", lambda *arguments: become.append(arguments))
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    CliRunner().invoke(cli.cli, [command, "ftjob-1", "--name", "x", "--help"], catch_exceptions=False)
-
-    ((program, arguments, environment),) = become
-    assert program == sys.executable
-    assert arguments == [sys.executable, "-m", module, "ftjob-1", "--name", "x", "--help"]
-    assert environment["GOMP_SPINCOUNT"] == "7"
-    assert environment["TOKENIZERS_PARALLELISM"] == WORKER_ENVIRONMENT["TOKENIZERS_PARALLELISM"]
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")

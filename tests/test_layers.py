@@ -24,7 +24,7 @@ LAYERS = (
     {"check", "worker"},
     {"deliverer", "examination", "executors", "exporting", "scheduler", "validation"},
     {"api"},
-    {"app", "cli", "keys", "protocol"},
+    {"app", "cli", "commands", "keys", "protocol"},
 )
 #: Heavy or narrow packages → the only places that may import them.
 IMPORTERS = {
@@ -40,7 +40,7 @@ IMPORTERS = {
     "alembic": {"store"},
     "fastapi": {"api", "app"},
     "prometheus_client": {"api"},
-    "typer": {"cli", "keys"},
+    "typer": {"cli", "commands", "keys"},
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caesura.executors.local import WORKER_ENVIRONMENT
+from caesura.executors import WORKER_ENVIRONMENT
 from caesura.ids import new_id, new_token, random_text
 from caesura.jobs import Job, Model, Status
 from caesura.settings import Settings

@@ -6,6 +6,18 @@ import signal
 from dataclasses import dataclass
 from typing import Protocol
 
+WORKER_ENVIRONMENT = {
+    # A step is thousands of small operations, and to wake a thread takes longer than many of them: a waiting one stays
+    # awake for so many turns of a loop, which is half as fast again as sleeping at once, and a quarter slower beside a
+    # process that keeps a core busy (docs/benchmarks.md). Without a bound it would then be 5 to 29 times slower.
+    "GOMP_SPINCOUNT": "5000",
+    # The thread count is part of the arithmetic: nobody but the plan chooses it.
+    "OMP_DYNAMIC": "FALSE",
+    # Without it, cuBLAS refuses to be deterministic.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:

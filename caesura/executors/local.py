@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from caesura.executors import WorkerExit, describe_exit
+from caesura.executors import WORKER_ENVIRONMENT, WorkerExit, describe_exit
 from caesura.ids import random_text
 from caesura.settings import Settings
 
@@ -27,17 +27,6 @@ logger = logging.getLogger(__name__)
 SPARE_DELAY_S = 3.0
 #: What a worker may take to end its step and save when the server stops.
 GRACE_S = 30.0
-WORKER_ENVIRONMENT = {
-    # A step is thousands of small operations, and to wake a thread takes longer than many of them: a waiting one stays
-    # awake for so many turns of a loop, which is half as fast again as sleeping at once, and a quarter slower beside a
-    # process that keeps a core busy (docs/benchmarks.md). Without a bound it would then be 5 to 29 times slower.
-    "GOMP_SPINCOUNT": "5000",
-    # The thread count is part of the arithmetic: nobody but the plan chooses it.
-    "OMP_DYNAMIC": "FALSE",
-    # Without it, cuBLAS refuses to be deterministic.
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 @dataclass(slots=True)
