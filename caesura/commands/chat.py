@@ -33,17 +33,15 @@ def chat(
     is_conversation = prompt is None and sys.stdin.isatty()
     if is_conversation and session.as_json:
         raise Misused("--json is for one question. Give it as an argument, or on standard input.")
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [] if system is None else [{"role": "system", "content": system}],
-    }
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    body: dict[str, Any] = {"model": model, "messages": messages}
     body |= {} if temperature is None else {"temperature": temperature}
     body |= {} if max_tokens is None else {"max_tokens": max_tokens}
     if is_conversation:
         _converse(session, body)
         return
     question = sys.stdin.read() if prompt is None else prompt
-    body["messages"].append({"role": "user", "content": question})
+    messages.append({"role": "user", "content": question})
     if session.as_json:
         print_json(session.client.post("chat/completions", body))
     else:

@@ -77,18 +77,12 @@ def list_jobs(
         for job in jobs:
             print_json(job)
         return
-    rows = [
-        (
-            job["id"],
-            job["status"],
-            job["method"]["type"],
-            job["model"],
-            spell_time(job["created_at"]),
-            job["fine_tuned_model"],
-        )
-        for job in jobs
-    ]
-    print_table(("id", "status", "method", "model", "created", "tuned model"), rows)
+    print_table(("id", "status", "method", "model", "created", "tuned model"), map(_row, jobs))
+
+
+def _row(job: dict[str, Any]) -> tuple[str | None, ...]:
+    created = spell_time(job["created_at"])
+    return job["id"], job["status"], job["method"]["type"], job["model"], created, job["fine_tuned_model"]
 
 
 @commands.command()
