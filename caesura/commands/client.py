@@ -23,18 +23,21 @@ Body = dict[str, Any]
 
 
 class Client:
-    """Every method raises Refused with the server's own words, and Unreachable."""
+    """Every method raises Refused with the server's own words, and Unreachable; so does the making of one."""
 
     def __init__(self, address: Address, timeout: httpx.Timeout = TIMEOUT) -> None:
         self._url = address.url
         headers = {"authorization": f"Bearer {address.key}", "user-agent": f"caesura/{__version__}"}
-        self._http = httpx.Client(base_url=address.url + "/", headers=headers, timeout=timeout)
+        try:
+            self._http = httpx.Client(base_url=address.url + "/", headers=headers, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"'{address.url}' is no address of a server: {error}.") from error
 
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        return self._json("GET", path, params=params)
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, max_retries: int = MAX_RETRIES) -> Any:
+        return self._json("GET", path, params=params, max_retries=max_retries)
 
     def post(self, path: str, body: Body | None = None) -> Any:
         return self._json("POST", path, json={} if body is None else body)
@@ -78,8 +81,6 @@ class Client:
         except httpx.TransportError as error:
             told = str(error) or type(error).__name__
             raise Unreachable(f"The server at {self._url} cannot be reached: {told}. Is it running there?") from error
-        except httpx.InvalidURL as error:
-            raise Unreachable(f"'{self._url}' is no address of a server: {error}.") from error
 
     def _json(self, method: str, path: str, **request: Any) -> Any:
         with self.open(method, path, **request) as response:
@@ -96,7 +97,9 @@ class Client:
 
     def _refusal(self, response: httpx.Response) -> Refused | Unreachable:
         try:
-            return Refused(str(response.json()["error"]["message"]))
+            told = response.json()["error"]
+            message, param = str(told["message"]), told["param"]
+            return Refused(message if param is None or param in message else f"{message} ({param})")
         except (ValueError, KeyError, TypeError):
             return self._foreign(response)
 

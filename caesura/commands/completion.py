@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,15 +39,14 @@ def complete_models(context: typer.Context, incomplete: str) -> Completions:
     return [(plain(model["id"]), model["owned_by"]) for model in found if model["id"].startswith(incomplete)]
 
 
-def _ask(given: Mapping[str, Any], path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _ask(given: Mapping[str, Any], path: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     config, data_dir = (None if given.get(name) is None else Path(given[name]) for name in ("config", "data_dir"))
     try:
-        client = Client(find_address(given.get("base_url"), given.get("api_key"), config, data_dir), TIMEOUT)
-        with client.open("GET", path, max_retries=0, params=params) as response:
-            response.read()
-            yield from response.json()["data"]
-    except (Problem, ValueError, KeyError):
-        return  # in the middle of a line that is being typed there is no place for an error
+        address = find_address(given.get("base_url"), given.get("api_key"), config, data_dir)
+        with closing(Client(address, TIMEOUT)) as client:
+            return client.get(path, params, max_retries=0)["data"]
+    except (Problem, KeyError, TypeError):
+        return []  # in the middle of a line that is being typed there is no place for an error
 
 
 JobId = Annotated[str, typer.Argument(help="A job's id.", autocompletion=complete_jobs, show_default=False)]

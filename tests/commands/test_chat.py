@@ -8,8 +8,8 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +20,13 @@ from tests.commands.conftest import Command
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch) -> Any:
+def say(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts a text on standard input."""
-    return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+    def put(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+    return put
 
 
 def asked(service: Service) -> list[tuple[str, str]]:
@@ -30,17 +34,16 @@ def asked(service: Service) -> list[tuple[str, str]]:
 
 
 def test_a_question_is_answered_as_it_comes(caesura: Command, service: Service) -> None:
-    done = caesura(
-        "chat", "caesura-tiny", "Hi [bold]you", "--system", "Be kind.", "--temperature", "0", "--max-tokens", "9"
-    )
+    options = ("--system", "Be kind.", "--temperature", "0", "--max-tokens", "9")
+    done = caesura("chat", "caesura-tiny", "Hi [bold]you", *options)
 
     assert (done.code, done.out, done.err) == (0, "Hello world\n", "")
     assert asked(service) == [("system", "Be kind."), ("user", "Hi [bold]you")]
     request = service.engine.requests[-1]
-    assert (request.sampling.temperature, request.sampling.max_tokens) == (0, 9)
+    assert (request.temperature, request.max_tokens) == (0, 9)
 
 
-def test_a_question_may_come_on_standard_input(caesura: Command, service: Service, say: Any) -> None:
+def test_a_question_may_come_on_standard_input(caesura: Command, service: Service, say: Callable[[str], None]) -> None:
     say("Is it\nlate?")
     answer = caesura("chat", "caesura-tiny", "--json").json
 
@@ -107,7 +110,9 @@ def test_a_grader_is_checked(caesura: Command, grader: str, tmp_path: Path) -> N
     assert "operation" in refused.error
 
 
-def test_a_grader_is_tried_on_an_answer(caesura: Command, grader: str, tmp_path: Path, say: Any) -> None:
+def test_a_grader_is_tried_on_an_answer(
+    caesura: Command, grader: str, tmp_path: Path, say: Callable[[str], None]
+) -> None:
     (tmp_path / "item.json").write_text('{"answer": "1"}')
     right = ("graders", "run", grader, "--answer", "1", "--item")
 

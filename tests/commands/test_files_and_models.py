@@ -52,9 +52,7 @@ def test_a_file_that_is_not_there_or_no_file_is_told(caesura: Command, tmp_path:
     assert caesura("files", "upload", "none").code == 2
 
 
-def test_results_are_downloaded_as_the_table_that_they_are(
-    caesura: Command, results: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_results_are_downloaded_as_the_table_that_they_are(caesura: Command, results: str, tmp_path: Path) -> None:
     assert caesura("files", "download", results).out == "step_metrics.csv\n"
     assert (tmp_path / "step_metrics.csv").read_bytes() == RESULTS
     done = caesura("files", "download", results, "--output", "mine.csv", "--json")
@@ -67,15 +65,13 @@ def test_results_are_downloaded_as_the_table_that_they_are(
     )
 
 
-def test_a_file_is_downloaded_to_standard_output(
-    caesura: Command, results: str, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_a_file_is_downloaded_to_standard_output(caesura: Command, results: str) -> None:
     assert caesura("files", "download", results, "--output", "-").out.encode() == RESULTS
 
 
 def test_a_name_from_the_server_leads_into_no_other_folder(caesura: Command, service: Service, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
-    file = service.store.files.create(service.results().blob and _blob(service), "../../evil.jsonl", "fine-tune", None)
+    file = service.store.files.create(_blob(service), "../../evil.jsonl", "fine-tune", None)
 
     assert caesura("files", "download", file.id).out == "evil.jsonl\n"
     assert (tmp_path / "evil.jsonl").exists()

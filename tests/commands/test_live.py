@@ -34,12 +34,12 @@ def test_create_watch_pause_resume_and_chat(tmp_path: Path) -> None:
             assert done.returncode == code, done.stderr
             return done.stdout
 
-        data = ("examples/style_train.jsonl", "--model", "gpt-4o-mini", "--n-epochs", "2", "--batch-size", "8")
+        data = ("examples/style_train.jsonl", "--model", "gpt-4o-mini", "--n-epochs", "1", "--batch-size", "8")
         job_id = caesura("jobs", "create", *data, "--seed", "1").strip()
         assert f"{job_id} is paus" in caesura("jobs", "pause", job_id)
         assert json.loads(caesura("jobs", "resume", job_id, "--json"))["id"] == job_id
         watched = caesura("jobs", "watch", job_id)
-        assert "Step 20/20: training loss=" in watched
+        assert "Step 10/10: training loss=" in watched
         model = watched.rpartition(" ")[2].strip()
         assert model in caesura("models", "list")
 

@@ -106,7 +106,7 @@ def test_a_wrong_key_is_told_in_one_line_and_is_not_shown(caesura: Command) -> N
     ("url", "words"),
     [
         ("no address", "cannot be reached"),
-        ("http://[", "is no address of a server"),
+        ("http://127.0.0.1:port/v1", "is no address of a server"),
         ("ftp://127.0.0.1/v1", "cannot be reached"),
     ],
 )
@@ -150,7 +150,11 @@ def test_what_serves_or_trains_takes_the_place_of_this_program(
     name: str, elsewhere: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become: list[Any] = []
-    monkeypatch.setattr(os, "execve", lambda *arguments: become.append(arguments))
+
+    def execute(*arguments: Any) -> None:
+        become.append(arguments)
+
+    monkeypatch.setattr(os, "execve", execute)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     elsewhere(name, "x", "--flag", "-v", "--help")
 
