@@ -63,12 +63,11 @@ def _converse(session: Session, body: dict[str, Any]) -> None:
         messages.append({"role": "user", "content": question})
         try:
             messages.append({"role": "assistant", "content": _answer(session, body)})
-        except KeyboardInterrupt:
-            sys.stdout.write("\n")
+        except (KeyboardInterrupt, Problem) as error:
             messages.pop()  # what was not answered was not said
-        except Problem as problem:
-            say_aside(f"error: {problem.message}")
-            messages.pop()
+            sys.stdout.write("\n")
+            if isinstance(error, Problem):
+                say_aside(f"error: {error.message}")
 
 
 def _answer(session: Session, body: dict[str, Any]) -> str:

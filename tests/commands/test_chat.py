@@ -72,7 +72,8 @@ def test_an_engine_that_is_starting_is_waited_for(
 
 
 def test_a_conversation_goes_on_from_what_was_said(service: Service) -> None:
-    service.engine.next_pieces = [[Text("Fine."), Finished("stop", 1, 1)], [EngineUnavailable("Gone.")]]
+    broken = [Text("Hm"), EngineUnavailable("The engine died.")]
+    service.engine.next_pieces = [[Text("Fine."), Finished("stop", 1, 1)], broken]
     service.engine.pieces = [Text("Oslo."), Finished("stop", 1, 1)]
     environment = {**os.environ, "OPENAI_BASE_URL": f"{service.http_server.origin}/v1", "OPENAI_API_KEY": KEY}
     ours, theirs = pty.openpty()
@@ -84,14 +85,15 @@ def test_a_conversation_goes_on_from_what_was_said(service: Service) -> None:
         env={**environment, "PYTHONUNBUFFERED": "1"},
         text=True,
     )
-    os.write(ours, b"How are you?\n\nNorway?\n\x04")
+    os.write(ours, b"How are you?\n\nSweden?\nNorway?\n\x04")
     out, told = talking.communicate(timeout=60)
     os.close(ours)
     os.close(theirs)
 
     assert talking.returncode == 0
-    assert out.replace("> ", "") == "Fine.\nOslo.\n\n"
+    assert out.replace("> ", "") == "Fine.\nHm\nOslo.\n\n"
     assert told.startswith("Talking to caesura-tiny.")
+    assert told.endswith("\nerror: The engine died.\n")
     assert asked(service) == [("user", "How are you?"), ("assistant", "Fine."), ("user", "Norway?")]
 
 
