@@ -46,7 +46,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def main() -> None:
     try:
-        cli()
+        cli(prog_name="caesura")
     except CaesuraError as error:
         errors.print(f"[bold red]caesura:[/] {escape(error.message)}")
         sys.exit(2)

@@ -56,7 +56,7 @@ def found(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "caesura.cli", "check", *map(str, arguments)]
+    command = [sys.executable, "-m", "caesura.commands.main", "check", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from caesura.errors import EngineUnavailable
-from caesura.inference.engine import Finished, Text
-from tests.api.service import CHECK, KEY, Service
+from caesura.inference.engine import Finished, Piece, Text
+from tests.api.service import CHECK, KEY, Service, Waiting
 from tests.commands.conftest import Command
 
 
@@ -72,7 +72,7 @@ def test_an_engine_that_is_starting_is_waited_for(
 
 
 def test_a_conversation_goes_on_from_what_was_said(service: Service) -> None:
-    broken = [Text("Hm"), EngineUnavailable("The engine died.")]
+    broken: list[Piece | Exception | Waiting] = [Text("Hm"), EngineUnavailable("The engine died.")]
     service.engine.next_pieces = [[Text("Fine."), Finished("stop", 1, 1)], broken]
     service.engine.pieces = [Text("Oslo."), Finished("stop", 1, 1)]
     environment = {**os.environ, "OPENAI_BASE_URL": f"{service.http_server.origin}/v1", "OPENAI_API_KEY": KEY}
