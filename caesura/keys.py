@@ -87,10 +87,14 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="As `caesura keys list` shows it.")],
     config: Config = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Close a key for ever. A running server heeds it within seconds."""
     with opened(config, data_dir) as (_, store):
         key = store.keys.revoke(key_id)
+    if as_json:
+        _print_json(asdict(key))
+        return
     console.print(escape(f"{key.id} ({key.name}) is revoked."))
 
 

@@ -43,7 +43,8 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     assert key["key"] not in listed.output
     assert "open until" in listed.output
 
-    assert run("revoke", key["id"]).exit_code == 0
+    revoked = run("revoke", key["id"], "--json")
+    assert (revoked.exit_code, json.loads(revoked.output)["id"]) == (0, key["id"])
     assert store.keys.find(hash_key(key["key"].encode())) is None
     assert json.loads(run("list", "--json").output)[0]["revoked_at"] is not None
     store.close()

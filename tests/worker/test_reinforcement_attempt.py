@@ -15,6 +15,7 @@ import pytest
 from caesura.graders.grade import GraderFault, Observation, Score
 from caesura.graders.string_check import StringCheckGrader
 from caesura.jobs import Job, Status
+from caesura.store.measures import Measure
 from caesura.training import collector, plan
 from caesura.training.collector import Collector
 from caesura.worker.attempt import Attempt
@@ -135,6 +136,18 @@ def test_every_answer_is_kept_with_its_reward_and_advantage(world: World, make_j
         assert rollout["reward"] == float("a" in answer["x"])
     for step in range(1, NUM_STEPS + 1):
         assert sum(rollout["advantage"] for rollout in train if rollout["step"] == step) == pytest.approx(0, abs=1e-4)
+
+
+def test_every_step_and_every_grade_is_measured_once(world: World, make_job: MakeJob) -> None:
+    job = world.run(make_job())
+
+    tallies = world.store.measures.read().tallies
+    nums = Counter[tuple[Measure, str]]()
+    for key, tally in tallies.items():
+        nums[key.name, key.label] += tally.count
+    assert nums[Measure.STEP, "reinforcement"] == NUM_STEPS
+    assert nums[Measure.GRADE, job.method["reinforcement"]["grader"]["type"]] == len(list_rollouts(world, job))
+    assert nums[Measure.ATTEMPT, "reinforcement"] == nums[Measure.QUEUE_WAIT, "reinforcement"] == 1
 
 
 def test_a_grader_that_fails_too_often_pauses_the_job_and_says_why(
