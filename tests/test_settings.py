@@ -45,6 +45,11 @@ VALUES: dict[str, Any] = {
     "webhooks": [{"url": "https://example.com/h", "secret_env": "S", "event_types": ["fine_tuning.job.failed"]}],
     "webhook_pause_events": True,
     "allowed_webhook_hosts": ["127.0.0.1:9000"],
+    "wandb_api_key": "k-of-wandb",
+    "wandb_base_url": "https://wandb.example.com",
+    "wandb_mode": "offline",
+    "mlflow_tracking_uri": "https://me:sesame@mlflow.example.com",
+    "tensorboard_dir": "/srv/boards",
     "allowed_tool_hosts": ["tools.example.com", "127.0.0.1:7072"],
     "models": {
         "qwen": {
