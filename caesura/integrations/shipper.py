@@ -51,7 +51,7 @@ class _Child:
 
 
 class Shipper:
-    """A thread. `clock` gives Unix seconds."""
+    """A thread. `clock` gives Unix seconds; `programs` is the package of the integrations' programs."""
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class Shipper:
         settings: Settings,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        programs: str = "caesura.integrations",
     ) -> None:
+        self._programs = programs
         self._store = store
         self._settings = settings
         self._types = offered(settings)
@@ -118,7 +120,7 @@ class Shipper:
 
     def _start(self, shipment: Shipment) -> _Child:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"caesura.integrations.{shipment.type}"],
+            [sys.executable, "-m", f"{self._programs}.{shipment.type}"],
             env=_environment(self._settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -137,6 +139,9 @@ class Shipper:
             assert process.stdout is not None
             said = process.stdout.read().decode(errors="replace")
         if process.returncode == 0:
+            return
+        if self._stopping.is_set():  # it was not done in time: the next server goes on with it
+            self._store.shipments.rest(child.shipment)
             return
         is_told = process.returncode == UNAVAILABLE
         reason = said if is_told else f"its client ended ({describe_exit(process.returncode)})"

@@ -43,12 +43,7 @@ class TensorboardRun:
         self._flush()
 
     def close(self, status: Status) -> None:
-        self._add(
-            _events.Event(
-                wall_time=time.time(), step=self._step, session_log=_events.SessionLog(status=_events.SessionLog.STOP)
-            )
-        )
-        self._flush()
+        self._writer.close()
 
     def _add(self, event: Any) -> None:
         self._writer.add_event(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,13 @@ from caesura.settings import Settings
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 30.0, 60.0
 #: How often the service is asked how far the run has come, and how long that may stand still.
 ASK_EVERY_S, PATIENCE_S = 10.0, 120.0
-#: How often the client sends. Its own 15 s are for thousands of runs at once.
+#: How often the client sends; it takes whole seconds only. Its own 15 s are for thousands of runs at once.
 TRANSMIT_EVERY_S = 2.0
 API_TIMEOUT_S = 10
 MAX_TAG = 64
-UNREACHABLE, REFUSED = "it cannot be reached", "it does not take the server's key"
+UNREACHABLE = "it cannot be reached"
+#: How its client words an answer of the service that trying again does not change.
+_REFUSAL = re.compile(r"returned error (4\d\d)")
 
 
 class OnlineRun:
@@ -151,12 +154,17 @@ def open_run(spec: RunSpec) -> OnlineRun | OfflineRun:
         if is_offline:
             return OfflineRun(run, spec.step, folder, settings.data_dir / "wandb" / f"{spec.job.id}-{spec.number}")
         api = wandb.Api({"base_url": run.settings.base_url}, timeout=API_TIMEOUT_S, api_key=key)
-    except AuthenticationError as error:
-        raise RunUnavailable(REFUSED) from error
     except Error as error:
-        raise RunUnavailable(UNREACHABLE) from error
+        raise RunUnavailable(_reason(error)) from error
     # What the service has of a run that is gone on with may be more than is known here.
     return OnlineRun(run, api, max(spec.step, run.starting_step - 1), folder)
+
+
+def _reason(error: Error) -> str:
+    refusal = _REFUSAL.search(str(error))
+    if isinstance(error, AuthenticationError) or (refusal is not None and refusal[1] in ("401", "403")):
+        return "it does not take the server's key"
+    return UNREACHABLE if refusal is None else "it refuses the run"
 
 
 def _client_settings(settings: Settings, key: str | None, folder: Path) -> wandb.Settings:
