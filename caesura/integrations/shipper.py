@@ -42,6 +42,14 @@ MIN_BACKOFF_S, MAX_BACKOFF_S = 5.0, 600.0
 GIVEN_UP_S = 72 * 3600.0
 #: What a process may take to send what it has when the server stops; its successor sends the rest.
 GRACE_S = 10.0
+_ENVIRONMENT = {
+    # They tell their makers nothing.
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # And write no log but ours.
+    "WANDB_SILENT": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +185,8 @@ def _secrets(settings: Settings, type: str) -> dict[str, str]:
 
 
 def _environment(settings: Settings) -> dict[str, Any]:
-    """Without what the libraries would take for settings of theirs, and without what they would tell their makers."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CAESURA_"))}
-    told = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**own, **settings.to_environment(), **told}
+    """Without the secrets that are set there, and without what would lead the libraries elsewhere."""
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "MLFLOW_RUN", "CAESURA_"))
+    }
+    return {**own, **settings.to_environment(), **_ENVIRONMENT}

@@ -12,9 +12,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from caesura.errors import DatabaseUnavailable
 from caesura.integrations.runs import Run, RunSpec, RunUnavailable, summary_of, to_point
@@ -145,7 +146,7 @@ def main(open_run: Callable[[RunSpec], Run]) -> None:
     output = take_output()
     shipment = Shipment(**request["shipment"])
     settings = load_settings(None, request["secrets"])
-    configure(settings.log_level, f"{shipment.type} of {shipment.job_id}")
+    configure(settings.log_level, f"{shipment.type} of {shipment.job_id}", _with_passwords(request["secrets"].values()))
     store = open_store(settings.data_dir, settings.secret_database_url)
     try:
         with Hold(store.shipments, shipment) as hold:
@@ -161,3 +162,8 @@ def main(open_run: Callable[[RunSpec], Run]) -> None:
     store.close()
     sys.stderr.flush()
     os._exit(0)  # libraries leave threads that nobody waits for
+
+
+def _with_passwords(secrets: Iterable[str]) -> list[str]:
+    """The secrets, and of those that are URLs the passwords in them."""
+    return [part for secret in secrets for part in (secret, urlsplit(secret).password) if part]

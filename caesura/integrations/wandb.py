@@ -109,8 +109,9 @@ class OfflineRun:
         self._run.finish(_exit_code(status))
         # One of the same name is what a process left that ended before it could say so.
         shutil.rmtree(self._kept, ignore_errors=True)
-        self._kept.parent.mkdir(parents=True, exist_ok=True)
-        Path(self._run.settings.sync_dir).rename(self._kept)
+        self._kept.mkdir(parents=True)
+        folder = Path(self._run.settings.sync_dir)
+        folder.rename(self._kept / folder.name)  # `wandb sync` goes by this name
         self._come = self._logged
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -116,6 +116,11 @@ class Shop:
         with self.store.database.write() as connection:
             connection.execute(update(tables.shipments).values(due_at=0.0))
 
+    def forget(self, job: Job, step: int) -> None:
+        """As if no more than the step were known to have come."""
+        with self.store.database.write() as connection:
+            connection.execute(update(tables.shipments).where(tables.shipments.c.job_id == job.id).values(step=step))
+
     def warnings(self, job: Job) -> list[str]:
         events: list[Event] = self.store.jobs.list_events(job.id, after=None, limit=1000)[0]
         return [event.message for event in reversed(events) if event.level == "warn"]

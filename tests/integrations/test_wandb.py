@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from caesura.jobs import JobError, Status
+from caesura.jobs import Status
 from tests.integrations.conftest import Shop, wandb
 from tests.integrations.wandb_server import KEY, WandbServer
 
@@ -62,20 +64,6 @@ def test_a_job_that_was_paused_goes_on_in_the_same_run(wandb_shop: Shop, wandb_s
     assert (run.steps, run.summary["status"], wandb_server.inits) == ([1, 2, 3], "succeeded", [job.id, job.id])
 
 
-@pytest.mark.parametrize("end", ["failed", "cancelled"])
-def test_a_job_that_ends_badly_ends_its_run_as_failed(wandb_shop: Shop, wandb_server: WandbServer, end: str) -> None:
-    job, lease = wandb_shop.start_job(wandb())
-    wandb_shop.train(lease, 1)
-    if end == "failed":
-        wandb_shop.store.attempts.fail(lease, JobError("server_error", "It broke."))
-    else:
-        wandb_shop.store.jobs.cancel(job.id)
-    wandb_shop.ship_until(lambda: wandb_shop.is_over(job), "the end")
-
-    run = wandb_server.runs[job.id]
-    assert (run.steps, run.exit_codes, run.summary["status"]) == ([1], [1], end)
-
-
 def test_after_its_server_was_killed_the_next_one_goes_on_and_no_step_is_lost_or_there_twice(
     wandb_shop: Shop, wandb_server: WandbServer
 ) -> None:
@@ -127,11 +115,12 @@ def test_one_that_goes_away_in_the_middle_and_comes_back_has_each_step_once(
     wandb_shop.ship_until(lambda: len(wandb_shop.warnings(job)) == 1, "that it is missed")
     wandb_server.start()
     wandb_shop.train(lease, 5)
-    wandb_shop.finish(lease, 5)
+    wandb_shop.store.jobs.cancel(job.id)
     wandb_shop.make_due()
     wandb_shop.ship_until(lambda: wandb_shop.is_over(job), "the end")
 
-    assert wandb_server.steps(job.id) == [1, 2, 3, 4, 5]
+    run = wandb_server.runs[job.id]
+    assert (run.steps, run.exit_codes, run.summary["status"]) == ([1, 2, 3, 4, 5], [1], "cancelled")
 
 
 def test_the_key_is_in_no_answer_no_event_no_log_no_file_and_no_process_table(
@@ -156,15 +145,30 @@ def test_the_key_is_in_no_answer_no_event_no_log_no_file_and_no_process_table(
     assert KEY not in told.err + told.out + str(wandb_shop.warnings(job))
 
 
-def test_a_client_that_dies_is_started_again_later_and_the_job_told_once(wandb_shop: Shop) -> None:
-    job, lease = wandb_shop.start_job(wandb())
-    wandb_shop.train(lease, 1)
-    wandb_shop.ship_until(lambda: bool(wandb_shop.pids()), "a process")
-    for pid in wandb_shop.pids():
-        os.kill(pid, signal.SIGKILL)
-    wandb_shop.ship_until(lambda: wandb_shop.rows(job)[0]["num_tries"] == 1, "that its end is seen")
+def test_offline_each_opening_is_a_folder_and_wandb_sync_makes_one_run_of_them(
+    open_shop: Callable[..., Shop], wandb_server: WandbServer
+) -> None:
+    shop = open_shop(wandb_mode="offline")
+    job, lease = shop.start_job(wandb())
+    shop.train(lease, 1, 2)
+    shop.pause(job, lease, 2)
+    shop.ship_until(lambda: shop.has_come(job, 2), "the steps before the pause")
+    shop.store.jobs.resume(job.id)
+    lease = shop.claim(job)
+    shop.train(lease, 3)
+    shop.ship_until(lambda: bool(list(shop.settings.data_dir.glob("wandb/.*/wandb/offline-run-*"))), "the second")
+    shop.kill_server()  # what it had begun does not count
+    shop.train(lease, 4)
+    shop.finish(lease, 4)
+    shop.ship_until(lambda: shop.is_over(job), "the end")
 
-    assert "its client ended (killed by SIGKILL)" in wandb_shop.warnings(job)[0]
-    wandb_shop.make_due()
-    wandb_shop.ship_until(lambda: wandb_shop.rows(job)[0]["step"] == 1, "the step")
-    assert len(wandb_shop.warnings(job)) == 1
+    folder = shop.settings.data_dir / "wandb" / f"{job.id}-0"
+    assert sorted(path.name for path in folder.iterdir()) == ["from-step-1", "from-step-3"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert wandb_server.runs == {}
+    environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": wandb_server.url}
+    runs = list(folder.glob("*/offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, runs)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert wandb_server.runs[job.id].summary["status"] == "succeeded"
+    assert wandb_server.steps(job.id) == [1, 2, 3, 4]
