@@ -18,6 +18,19 @@ MLFLOW = {"type": "mlflow", "mlflow": {"experiment": "e"}}
 BOARD = {"type": "tensorboard"}
 
 
+def found(_name: str) -> object:
+    return object()
+
+
+def not_found(_name: str) -> None:
+    return None
+
+
+def set_up(service: Service, **settings: Any) -> None:
+    server: Any = service.server
+    server.settings.__dict__.update(settings)
+
+
 @pytest.fixture
 def body(service: Service) -> dict[str, Any]:
     return {"model": "caesura-tiny", "training_file": service.upload()}
@@ -26,8 +39,8 @@ def body(service: Service) -> dict[str, Any]:
 @pytest.fixture
 def configured(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     """A server with everything, as far as a request can tell."""
-    service.server.settings.__dict__.update(wandb_api_key=SecretStr(KEY), mlflow_tracking_uri=SecretStr(URI))
-    monkeypatch.setattr(kinds, "find_spec", lambda _name: object())
+    set_up(service, wandb_api_key=SecretStr(KEY), mlflow_tracking_uri=SecretStr(URI))
+    monkeypatch.setattr(kinds, "find_spec", found)
     return service
 
 
@@ -45,7 +58,7 @@ def create(service: Service, body: dict[str, Any], *integrations: Any) -> Any:
 def test_one_without_its_setting_is_refused_by_the_settings_name(
     service: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, integration: dict[str, Any], remedy: str
 ) -> None:
-    monkeypatch.setattr(kinds, "find_spec", lambda _name: object())
+    monkeypatch.setattr(kinds, "find_spec", found)
     answer = create(service, body, integration)
 
     assert answer.status_code == 400
@@ -59,7 +72,7 @@ def test_one_without_its_setting_is_refused_by_the_settings_name(
 def test_one_without_its_library_is_refused_by_the_extras_name(
     configured: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, integration: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(kinds, "find_spec", lambda _name: None)
+    monkeypatch.setattr(kinds, "find_spec", not_found)
     answer = create(configured, body, integration)
 
     assert answer.status_code == 400
@@ -67,8 +80,8 @@ def test_one_without_its_library_is_refused_by_the_extras_name(
 
 
 def test_offline_it_needs_no_key(service: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "find_spec", lambda _name: object())
-    service.server.settings.__dict__["wandb_mode"] = "offline"
+    monkeypatch.setattr(kinds, "find_spec", found)
+    set_up(service, wandb_mode="offline")
 
     assert create(service, body, WANDB).status_code == 200
 
@@ -76,7 +89,7 @@ def test_offline_it_needs_no_key(service: Service, body: dict[str, Any], monkeyp
 def test_a_job_tells_what_it_was_asked_for_and_the_id_of_its_run(configured: Service, body: dict[str, Any]) -> None:
     asked = {"project": "p", "name": "n", "entity": "e", "tags": ["a", "b"]}
     job = create(configured, body, {"type": "wandb", "wandb": asked}, MLFLOW, BOARD).json()
-    told = [
+    told: list[dict[str, Any]] = [
         {"type": "wandb", "wandb": {**asked, "run_id": job["id"]}},
         {"type": "mlflow", "mlflow": {"experiment": "e", "run_name": None, "tags": {}}},
         {"type": "tensorboard", "tensorboard": {}},
@@ -97,7 +110,7 @@ def test_openais_client_reads_it(configured: Service, body: dict[str, Any]) -> N
 def test_to_the_letter_a_job_shows_those_that_openai_has_and_all_beside_them(
     configured: Service, body: dict[str, Any]
 ) -> None:
-    configured.server.settings.__dict__["strict_enums"] = True
+    set_up(configured, strict_enums=True)
     job = create(configured, body, BOARD, WANDB).json()
 
     assert [one["type"] for one in job["integrations"]] == ["wandb"]
@@ -135,7 +148,7 @@ def test_no_answer_and_no_event_has_a_secret_of_the_settings(configured: Service
         ([{"type": "tensorboard", "tensorboard": {"dir": "/"}}], "integrations[0].tensorboard.dir", None),
         ([WANDB] * 6, "integrations", "array_above_max_length"),
     ],
-    ids=lambda value: json.dumps(value)[:60] if isinstance(value, list | dict) else "",
+    ids=lambda value: value or "" if isinstance(value, str | None) else json.dumps(value)[:60],
 )
 def test_a_faulty_one_is_refused_by_name(
     configured: Service, body: dict[str, Any], integrations: Any, param: str, code: str | None

@@ -1,4 +1,4 @@
-"""MLflow, by its real client, into a database of its own on this machine."""
+"""MLflow, by its real client, into files on this machine: the one of its stores that keeps whatever comes twice."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def read(uri: str) -> list[dict[str, Any]]:
 
 
 def test_a_paused_and_killed_job_has_one_run_with_each_step_once(
-    open_shop: Callable[..., Shop], tmp_path: Path
+    open_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlflow").as_uri()
     shop = open_shop(mlflow_tracking_uri=uri)
     job, lease = shop.start_job(INTEGRATION)
     shop.train(lease, 1, 2)

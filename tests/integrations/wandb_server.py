@@ -8,7 +8,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ENTITY = "the-team"
@@ -51,7 +51,7 @@ class WandbServer:
         self.key = KEY
         self.inits: list[str] = []
         self.port = 0
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _QuietServer | None = None
         self.start()
 
     @property
@@ -91,7 +91,8 @@ class WandbServer:
 
     def stream(self, run_id: str, told: dict[str, Any]) -> None:
         run = self.runs[run_id]
-        for name, file in (told.get("files") or {}).items():
+        files: dict[str, Any] = told.get("files") or {}
+        for name, file in files.items():
             lines = run.lines.setdefault(name, [])
             lines[file["offset"] : file["offset"] + len(file["content"])] = file["content"]
         if told.get("complete"):
@@ -165,12 +166,11 @@ class _QuietServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     wandb: WandbServer
-    server: _QuietServer
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.server.is_gone:
+        if cast(_QuietServer, self.server).is_gone:
             self.close_connection = True
             return
         if self.headers.get("content-encoding") == "gzip":
