@@ -47,9 +47,15 @@ KINDS = {
 def find_lack(settings: Settings, type: str) -> str | None:
     """What is to be done on this server before jobs can have an integration of this type; None: nothing."""
     kind = KINDS[type]
-    if find_spec(kind.library) is None:
+    if not is_installed(kind.library):
         return f"Install what it needs on the server, with pip install 'caesura[{type}]', and start the server again"
     return kind.unset(settings)
+
+
+def is_installed(library: str) -> bool:
+    spec = find_spec(library)
+    # A folder of that name where the server was started is none: W&B's client leaves such ones behind.
+    return spec is not None and spec.origin is not None
 
 
 def offered(settings: Settings) -> list[str]:

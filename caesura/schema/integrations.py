@@ -16,6 +16,9 @@ from caesura.schema.common import INTEGRATION_TYPES, UNKNOWN, Request, Text, tag
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=128, pattern=r"^\P{Cc}*$")]
 Project = Annotated[Text, StringConstraints(min_length=1, max_length=128, pattern=r"^[^/\\#?%:\p{Cc}]*$")]
 RunTag = Annotated[Text, StringConstraints(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
+#: As MLflow takes them.
+TagKey = Annotated[Text, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w\-. :/]+$")]
+TagValue = Annotated[Text, StringConstraints(max_length=500)]
 Tags = Annotated[list[RunTag], Field(max_length=64)]
 
 
@@ -38,7 +41,7 @@ class Mlflow(Request):
     experiment: Name
     #: Default: the job's id.
     run_name: Name | None = None
-    tags: Annotated[dict[RunTag, Annotated[Text, StringConstraints(max_length=500)]], Field(max_length=64)] = {}
+    tags: Annotated[dict[TagKey, TagValue], Field(max_length=64)] = {}
 
 
 class MlflowIntegration(Request):

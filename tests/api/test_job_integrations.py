@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +20,12 @@ MLFLOW = {"type": "mlflow", "mlflow": {"experiment": "e"}}
 BOARD = {"type": "tensorboard"}
 
 
-def found(_name: str) -> object:
-    return object()
+def installed(_library: str) -> bool:
+    return True
 
 
-def not_found(_name: str) -> None:
-    return None
+def not_installed(_library: str) -> bool:
+    return False
 
 
 def set_up(service: Service, **settings: Any) -> None:
@@ -40,7 +42,7 @@ def body(service: Service) -> dict[str, Any]:
 def configured(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     """A server with everything, as far as a request can tell."""
     set_up(service, wandb_api_key=SecretStr(KEY), mlflow_tracking_uri=SecretStr(URI))
-    monkeypatch.setattr(kinds, "find_spec", found)
+    monkeypatch.setattr(kinds, "is_installed", installed)
     return service
 
 
@@ -58,7 +60,7 @@ def create(service: Service, body: dict[str, Any], *integrations: Any) -> Any:
 def test_one_without_its_setting_is_refused_by_the_settings_name(
     service: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, integration: dict[str, Any], remedy: str
 ) -> None:
-    monkeypatch.setattr(kinds, "find_spec", found)
+    monkeypatch.setattr(kinds, "is_installed", installed)
     answer = create(service, body, integration)
 
     assert answer.status_code == 400
@@ -72,15 +74,25 @@ def test_one_without_its_setting_is_refused_by_the_settings_name(
 def test_one_without_its_library_is_refused_by_the_extras_name(
     configured: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, integration: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(kinds, "find_spec", not_found)
+    monkeypatch.setattr(kinds, "is_installed", not_installed)
     answer = create(configured, body, integration)
 
     assert answer.status_code == 400
     assert f"pip install 'caesura[{integration['type']}]'" in error_of(answer)["message"]
 
 
+def test_a_folder_of_a_librarys_name_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+
+    assert not kinds.is_installed("left_behind")
+    assert not kinds.is_installed("not_there_at_all")
+    assert kinds.is_installed("json")
+
+
 def test_offline_it_needs_no_key(service: Service, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "find_spec", found)
+    monkeypatch.setattr(kinds, "is_installed", installed)
     set_up(service, wandb_mode="offline")
 
     assert create(service, body, WANDB).status_code == 200
@@ -128,26 +140,34 @@ def test_no_answer_and_no_event_has_a_secret_of_the_settings(configured: Service
     assert "sesame" not in told
 
 
+FAULTY: list[tuple[Any, str, str | None]] = [
+    ([WANDB, WANDB], "integrations[1]", "invalid_value"),
+    ([BOARD, BOARD], "integrations[1]", "invalid_value"),
+    ([{"type": "comet"}], "integrations[0].type", "invalid_value"),
+    ([{}], "integrations[0].type", "missing_required_parameter"),
+    (["wandb"], "integrations[0]", "invalid_type"),
+    ({}, "integrations", "invalid_type"),
+    ([{"type": "wandb"}], "integrations[0].wandb", "missing_required_parameter"),
+    ([{"type": "wandb", "wandb": {}}], "integrations[0].wandb.project", "missing_required_parameter"),
+    ([{"type": "wandb", "wandb": {"project": ""}}], "integrations[0].wandb.project", "string_below_min_length"),
+    ([{"type": "wandb", "wandb": {"project": "a/b"}}], "integrations[0].wandb.project", "invalid_value"),
+    ([{"type": "wandb", "wandb": {"project": "p" * 129}}], "integrations[0].wandb.project", None),
+    ([{"type": "wandb", "wandb": {"project": "p", "tags": ["t" * 65]}}], "integrations[0].wandb.tags[0]", None),
+    ([{"type": "wandb", "wandb": {"project": "p", "api_key": "k"}}], "integrations[0].wandb.api_key", None),
+    ([{"type": "mlflow", "mlflow": {}}], "integrations[0].mlflow.experiment", "missing_required_parameter"),
+    (
+        [{"type": "mlflow", "mlflow": {"experiment": "e", "tags": {"a;b": "v"}}}],
+        "integrations[0].mlflow.tags.a;b",
+        None,
+    ),
+    ([{"type": "tensorboard", "tensorboard": {"dir": "/"}}], "integrations[0].tensorboard.dir", None),
+    ([WANDB] * 6, "integrations", "array_above_max_length"),
+]
+
+
 @pytest.mark.parametrize(
     ("integrations", "param", "code"),
-    [
-        ([WANDB, WANDB], "integrations[1]", "invalid_value"),
-        ([BOARD, BOARD], "integrations[1]", "invalid_value"),
-        ([{"type": "comet"}], "integrations[0].type", "invalid_value"),
-        ([{}], "integrations[0].type", "missing_required_parameter"),
-        (["wandb"], "integrations[0]", "invalid_type"),
-        ({}, "integrations", "invalid_type"),
-        ([{"type": "wandb"}], "integrations[0].wandb", "missing_required_parameter"),
-        ([{"type": "wandb", "wandb": {}}], "integrations[0].wandb.project", "missing_required_parameter"),
-        ([{"type": "wandb", "wandb": {"project": ""}}], "integrations[0].wandb.project", "string_below_min_length"),
-        ([{"type": "wandb", "wandb": {"project": "a/b"}}], "integrations[0].wandb.project", "invalid_value"),
-        ([{"type": "wandb", "wandb": {"project": "p" * 129}}], "integrations[0].wandb.project", None),
-        ([{"type": "wandb", "wandb": {"project": "p", "tags": ["t" * 65]}}], "integrations[0].wandb.tags[0]", None),
-        ([{"type": "wandb", "wandb": {"project": "p", "api_key": "k"}}], "integrations[0].wandb.api_key", None),
-        ([{"type": "mlflow", "mlflow": {}}], "integrations[0].mlflow.experiment", "missing_required_parameter"),
-        ([{"type": "tensorboard", "tensorboard": {"dir": "/"}}], "integrations[0].tensorboard.dir", None),
-        ([WANDB] * 6, "integrations", "array_above_max_length"),
-    ],
+    FAULTY,
     ids=lambda value: value or "" if isinstance(value, str | None) else json.dumps(value)[:60],
 )
 def test_a_faulty_one_is_refused_by_name(

@@ -12,7 +12,7 @@ from caesura.integrations import kinds
 from caesura.integrations.runs import config_of, flat_config_of, to_point
 from caesura.integrations.shipper import GIVEN_UP_S, Shipper
 from caesura.jobs import Event
-from tests.api.test_job_integrations import found, not_found
+from tests.api.test_job_integrations import installed, not_installed
 from tests.integrations.conftest import Shop
 from tests.integrations.test_tensorboard import INTEGRATION
 
@@ -20,7 +20,7 @@ from tests.integrations.test_tensorboard import INTEGRATION
 @pytest.fixture
 def shop(open_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch) -> Shop:
     """Whatever is installed."""
-    monkeypatch.setattr(kinds, "find_spec", found)
+    monkeypatch.setattr(kinds, "is_installed", installed)
     return open_shop()
 
 
@@ -47,7 +47,7 @@ def test_a_deleted_job_is_sent_no_more(shop: Shop) -> None:
 def test_a_type_that_this_server_is_not_set_up_for_is_left_to_others(
     open_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "find_spec", not_found)
+    monkeypatch.setattr(kinds, "is_installed", not_installed)
     shop = open_shop()
     job, lease = shop.start_job(INTEGRATION)
     shop.train(lease, 1)
