@@ -156,7 +156,10 @@ def test_offline_each_opening_is_a_folder_and_wandb_sync_makes_one_run_of_them(
     shop.store.jobs.resume(job.id)
     lease = shop.claim(job)
     shop.train(lease, 3)
-    shop.ship_until(lambda: bool(list(shop.settings.data_dir.glob("wandb/.*/wandb/offline-run-*"))), "the second")
+    begun = shop.settings.data_dir / "wandb" / f".{job.id}-0"
+    shop.ship_until(
+        lambda: any(b"train_loss" in path.read_bytes() for path in begun.rglob("*.wandb")), "the third step"
+    )
     shop.kill_server()  # what it had begun does not count
     shop.train(lease, 4)
     shop.finish(lease, 4)
@@ -169,6 +172,6 @@ def test_offline_each_opening_is_a_folder_and_wandb_sync_makes_one_run_of_them(
     environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": wandb_server.url}
     runs = list(folder.glob("*/offline-run-*"))
     command = [sys.executable, "-m", "wandb", "sync", *map(str, runs)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)  # it leaves logs there
     assert wandb_server.runs[job.id].summary["status"] == "succeeded"
     assert wandb_server.steps(job.id) == [1, 2, 3, 4]
