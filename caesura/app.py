@@ -52,6 +52,7 @@ from caesura.ids import new_api_key, new_token
 from caesura.inference.engine import EmbedRequest
 from caesura.inference.process import EngineProcess
 from caesura.inference.remote import open_remote_engine
+from caesura.integrations.shipper import Shipper
 from caesura.scheduler import Scheduler
 from caesura.settings import Settings
 from caesura.storage import LocalStorage
@@ -96,14 +97,17 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     """The ASGI application: the scheduler runs while it does."""
 
     deliverer = Deliverer(server.store.webhooks, server.settings.allowed_webhook_hosts)
+    shipper = Shipper(server.store, server.settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         server.scheduler.start()
         deliverer.start()
+        shipper.start()
         yield
         await app.state.grader_tools.close()
         await run_in_threadpool(server.scheduler.stop)
+        await run_in_threadpool(shipper.stop)
         await run_in_threadpool(deliverer.stop)
         await server.engine.close()
         server.store.close()

@@ -94,6 +94,11 @@ class Told:
     RELEASED = "The server is stopping; the job goes on from step {step} when it is back"
     STALE = "What the reference said of the rows was kept for other weights or rows; it is computed anew"
     WAITING = "Waiting for a model that a grader asks: {words}"
+    INTEGRATION_PUT_OFF = (
+        "{title} could not be sent this job's metrics: {reason}. The job goes on; they are kept, and sent as soon as "
+        "they can be"
+    )
+    INTEGRATION_GIVEN_UP = "{title} is not sent this job's metrics any more, three days after its end: {reason}"
     INTERRUPTED = "The worker stopped unexpectedly ({cause}); the job resumes from step {step}"
 
 
@@ -265,6 +270,13 @@ class Job:
     extras: dict[str, Any] = field(default_factory=dict[str, Any])
     #: Whose it is; its models and result files are the same one's.
     project: str = FIRST_PROJECT
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Numbers once the first attempt has resolved them, before that as they were asked for."""
+        asked: dict[str, Any] = self.method[self.method["type"]]["hyperparameters"]
+        plan = self.plan or {}
+        return {name: plan.get(name, value) for name, value in asked.items()}
 
     def checkpoint_name(self, step: int) -> str:
         return f"{self.model_name}:ckpt-step-{step}"

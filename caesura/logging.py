@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection
 
 
-def configure(level: str, process: str) -> None:
-    """Send records of `level` and above to standard error, marked with the name of this process."""
+class _Discreet(logging.Formatter):
+    """Leaves out secrets, whoever wrote them into a record."""
+
+    def __init__(self, form: str, secrets: Collection[str]) -> None:
+        super().__init__(form)
+        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line
+
+
+def configure(level: str, process: str, secrets: Collection[str] = ()) -> None:
+    """Send records of `level` and above to standard error, marked with the name of this process and without secrets."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
+    handler.setFormatter(_Discreet(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s", secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

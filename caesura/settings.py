@@ -22,7 +22,9 @@ from caesura.schema.webhooks import ENDS, EventType
 
 ENV_PREFIX = "CAESURA_"
 #: Settings whose value no message names.
-SECRETS = frozenset({"api_key", "database_url"})
+SECRETS = frozenset({"api_key", "database_url", "wandb_api_key", "mlflow_tracking_uri"})
+#: Of these, those that the environment of a child process does not hold: whoever needs one is given it otherwise.
+_WITHHELD = SECRETS - {"database_url"}
 EMBEDDED_BASE = "caesura-tiny"
 EMBEDDED_BASE_PATH = Path(__file__).parent / "assets" / EMBEDDED_BASE
 
@@ -209,6 +211,27 @@ class Settings(BaseSettings):
         description="Hosts, host:port pairs or networks (CIDR) that the tools of reinforcement jobs may be called at; "
         "no other host is.",
     )
+    wandb_api_key: SecretStr | None = Field(
+        default=None, description="Key of Weights & Biases, for jobs with that integration; default: none, and no job."
+    )
+    wandb_base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+",
+        description="A Weights & Biases server of one's own; default: the public one.",
+    )
+    wandb_mode: Literal["online", "offline"] = Field(
+        default="online",
+        description="Send runs to Weights & Biases, or write them into the data folder, for 'wandb sync'.",
+    )
+    mlflow_tracking_uri: SecretStr | None = Field(
+        default=None,
+        description="MLflow's server or database, for jobs with that integration, such as http://127.0.0.1:5000; "
+        "default: none, and no job.",
+    )
+    tensorboard_dir: Path | None = Field(
+        default=None,
+        description="Folder of TensorBoard's event files; default: 'tensorboard' in the data folder.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -229,10 +252,17 @@ class Settings(BaseSettings):
             raise ValueError("it is empty, and no request could name it; leave it out to have a key made")
         return api_key
 
-    @field_validator("data_dir")
+    @field_validator("wandb_api_key", "mlflow_tracking_uri", mode="before")
     @classmethod
-    def _expand(cls, data_dir: Path) -> Path:
-        return data_dir.expanduser()
+    def _refuse_nothing(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("it is empty; leave it out where there is none")
+        return value
+
+    @field_validator("data_dir", "tensorboard_dir")
+    @classmethod
+    def _expand(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser()
 
     @field_validator("embedding_model")
     @classmethod
@@ -272,7 +302,7 @@ class Settings(BaseSettings):
         """The environment that gives a child process these very settings."""
         environment: dict[str, str] = {}
         for name, value in self.model_dump(mode="json", exclude_none=True).items():
-            if name == "api_key":
+            if name in _WITHHELD:
                 continue
             if name == "database_url":
                 value = self.secret_database_url

@@ -18,7 +18,15 @@ GROUPS = {
     # In two, for two cores.
     "workers at points": ("failure/points/test_worker.py",),
     "points": ("failure/points",),
-    "servers": ("failure", "executors", "clients", "dashboard", "test_cli.py", "test_examples.py"),
+    "servers": (
+        "failure",
+        "executors",
+        "clients",
+        "dashboard",
+        "integrations/test_server.py",
+        "test_cli.py",
+        "test_examples.py",
+    ),
 }
 TESTS = Path(__file__).parent
 

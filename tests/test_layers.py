@@ -22,7 +22,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"check", "worker"},
-    {"deliverer", "examination", "executors", "exporting", "scheduler", "validation"},
+    {"deliverer", "examination", "executors", "exporting", "integrations", "scheduler", "validation"},
     {"api"},
     {"app", "cli", "commands", "keys", "protocol"},
 )
@@ -36,6 +36,9 @@ IMPORTERS = {
     "sacrebleu": {"graders"},
     "nltk": {"graders"},
     "rouge_score": {"graders"},
+    "wandb": {"integrations.wandb"},
+    "mlflow": {"integrations.mlflow"},
+    "tensorboard": {"integrations.tensorboard"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "fastapi": {"api", "app"},

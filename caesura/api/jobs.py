@@ -16,6 +16,7 @@ from caesura.api.adapters import check_adapter, find_type, told_adapter
 from caesura.api.chat import schema_of
 from caesura.api.explain import quote
 from caesura.api.extras import extras_of
+from caesura.api.integrations import integrations_of
 from caesura.api.memory import check_memory
 from caesura.api.route import Route
 from caesura.api.state import AbsentIfEmpty, Limit, QueryText, Server, ServerDependency, tools_of
@@ -50,8 +51,9 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
     suffix = body.suffix or body.user_provided_suffix
     training = _find_file(server, body.training_file, "training_file")
     validation = None if body.validation_file is None else _find_file(server, body.validation_file, "validation_file")
+    job_id = new_id("ftjob-")
     job = Job(
-        id=new_id("ftjob-"),
+        id=job_id,
         created_at=int(time.time()),
         status=Status.VALIDATING_FILES,
         base=base,
@@ -66,6 +68,7 @@ def create(body: CreateJob, request: Request, server: ServerDependency) -> FineT
         suffix=suffix,
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
         metadata=body.metadata,
+        integrations=integrations_of(body, job_id, server.settings),
         extras=extras_of(body),
         project=server.project,
     )
@@ -236,7 +239,7 @@ def list_checkpoints(
 
 
 def to_wire(job: Job, server: Server) -> FineTuningJob:
-    hyperparameters = _resolved(job)
+    hyperparameters = job.hyperparameters
     kind = job.method["type"]
     error = job.error
     return FineTuningJob(
@@ -261,13 +264,6 @@ def to_wire(job: Job, server: Server) -> FineTuningJob:
         user_provided_suffix=job.suffix,
         **{**job.extras, **told_adapter(job)},
     )
-
-
-def _resolved(job: Job) -> dict[str, Any]:
-    """The hyperparameters: numbers once the first attempt has resolved them, before that as they were asked for."""
-    asked: dict[str, Any] = job.method[job.method["type"]]["hyperparameters"]
-    plan = job.plan or {}
-    return {name: plan.get(name, value) for name, value in asked.items()}
 
 
 def _checkpoint_to_wire(model: Model) -> Checkpoint:

@@ -17,7 +17,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticKnownError
 
 Item = TypeVar("Item")
 
@@ -108,10 +108,11 @@ INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO = map(tag, ("input_text", "input_image", "i
 GRADER_TYPES = ("string_check", "text_similarity", "python", "score_model", "label_model", "endpoint", "multi")
 #: Of Responses' items and formats.
 RESPONSE_TYPES = ("message", "function_call", "function_call_output", "reasoning", "json_object", "json_schema")
+INTEGRATION_TYPES = ("wandb", "mlflow", "tensorboard")
 TAGS = (
     frozenset({NUMBER, AUTO, TEXT, LIST, MAP, UNKNOWN, INPUT_TEXT, INPUT_IMAGE, INPUT_AUDIO})
     | frozenset({SPEAKING, CALLING, ANSWERING, FUNCTION, REFUSAL, TOKENS, TOKEN_LISTS})
-    | frozenset(map(tag, GRADER_TYPES + RESPONSE_TYPES))
+    | frozenset(map(tag, GRADER_TYPES + RESPONSE_TYPES + INTEGRATION_TYPES))
 )
 
 
@@ -147,13 +148,3 @@ TokenList = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
-
-
-def _refuse_items(value: list[Any]) -> list[Any]:
-    if value:
-        raise PydanticCustomError("not_offered", "this server does not offer it")
-    return value
-
-
-#: For what clients may name as long as they ask for none of it.
-NotOffered = Annotated[list[Any], AfterValidator(_refuse_items)]

@@ -9,8 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from caesura.schema.adapters import AdapterOptions
 from caesura.schema.chat import ResponseFormat
-from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Fitted, Metadata, NotOffered, Request, Text
+from caesura.schema.common import NUMBER, Answer, AutoOrNumber, AutoText, Fitted, Metadata, Request, Text
 from caesura.schema.graders import AnyGrader
+from caesura.schema.integrations import Integration
 
 Epochs = Annotated[AutoText | Annotated[int, Field(ge=1, le=50), Tag(NUMBER)], AutoOrNumber]
 BatchSize = Annotated[AutoText | Annotated[int, Field(ge=1, le=256), Tag(NUMBER)], AutoOrNumber]
@@ -136,7 +137,7 @@ class CreateJob(Request):
     suffix: Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
-    integrations: NotOffered | None = None
+    integrations: Annotated[list[Integration], Field(max_length=5)] = []
     adapter: AdapterOptions | None = None
     #: Azure's name of the suffix.
     user_provided_suffix: Suffix | None = None
@@ -189,15 +190,19 @@ class FineTuningJob(Fitted):
     hyperparameters: dict[str, Any]
     method: dict[str, Any]
     seed: int
-    integrations: list[Any]
+    integrations: list[dict[str, Any]]
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
 
     def fit(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The true status stands beside the nearest that OpenAI's schema has."""
-        return values | {"status": _SHOWN_STATUS.get(self.status, self.status), "x_status": self.status}
+        """The true status stands beside the nearest that OpenAI's schema has, all integrations beside those it has."""
+        shown = {
+            "status": _SHOWN_STATUS.get(self.status, self.status),
+            "integrations": [item for item in self.integrations if item["type"] == "wandb"],
+        }
+        return values | shown | {"x_status": self.status, "x_integrations": self.integrations}
 
 
 class JobEvent(Answer):

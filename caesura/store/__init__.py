@@ -3,7 +3,8 @@
 One implementation over SQLAlchemy Core serves every dialect (`Database`), so the classes here are the contract:
 `Store.files`, `.jobs` (what the API asks), `.attempts` (what a worker may write, every write fenced by its lease),
 `.models`, `.permissions`, `.rollouts`, `.responses`, `.uploads`, `.recovery` (what the scheduler mends), `.keys`,
-`.idempotency` (what was answered to whom), `.webhooks` and `.measures` (what is counted of all jobs).
+`.idempotency` (what was answered to whom), `.webhooks`, `.shipments` (what integrations are to be sent) and
+`.measures` (what is counted of all jobs).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from caesura.store.postgres import PostgresDatabase
 from caesura.store.recovery import Recovery
 from caesura.store.responses import Responses
 from caesura.store.rollouts import Rollouts
+from caesura.store.shipments import Shipments
 from caesura.store.sqlite import SqliteDatabase
 from caesura.store.uploads import Uploads
 from caesura.store.webhooks import Webhooks
@@ -46,6 +48,7 @@ class Store:
         self.keys = Keys(database)
         self.webhooks = Webhooks(database, project)
         self.measures = Measures(database)
+        self.shipments = Shipments(database)
         #: By project: to put together their queries takes longer than to ask them.
         self._views: dict[str, Store] = {}
 

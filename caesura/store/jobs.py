@@ -31,6 +31,7 @@ from caesura.store.rows import (
     to_state,
     within,
 )
+from caesura.store.shipments import add_shipments
 
 _JOBS = tables.jobs.c
 #: The query that is made most often: put together once, its parameters come with each execution.
@@ -69,6 +70,7 @@ class Jobs:
             rows = [{"job_seq": seq, "key": key, "value": value, "project": job.project} for key, value in pairs]
             if rows:
                 connection.execute(insert(tables.job_metadata), rows)
+            add_shipments(connection, job)
             tell(connection, job.id, created, *notes, validating)
 
     def get(self, job_id: str) -> Job:
@@ -155,6 +157,18 @@ class Jobs:
         with self._database.read() as connection:
             rows = list(connection.execute(query).scalars())
         return sorted(rows, key=lambda data: data["step"])
+
+    def list_steps(self, job_id: str, after: int, limit: int) -> list[tuple[int, Event]]:
+        """The job's oldest metric events behind the one with the `seq` `after`, each with its own."""
+        events = tables.events.c
+        query = (
+            select(tables.events)
+            .where(events.job_id == job_id, events.seq > after, events.type == "metrics")
+            .order_by(events.seq)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [(row["seq"], to_event(row)) for row in connection.execute(query).mappings()]
 
     def was_told(self, job_id: str, key: str) -> bool:
         """Whether the job has the event that is told only once under this key."""

@@ -316,6 +316,26 @@ measures = Table(
     Column("total", Float, nullable=False),
 )
 
+# What is still to be sent to jobs' integrations.
+shipments = Table(
+    "shipments",
+    metadata,
+    _seq(),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
+    # Which of the job's integrations, and its type.
+    Column("number", Integer, nullable=False),
+    Column("type", String(16), nullable=False),
+    # The last that has come.
+    Column("step", Integer, nullable=False),
+    Column("num_tries", Integer, nullable=False),
+    # When it may be tried, and by whoever has it in hand: when somebody else may.
+    Column("due_at", Float, nullable=False),
+    Column("holder", String(64)),
+    UniqueConstraint("job_id", "number"),
+    Index("shipments_due", "due_at"),
+    sqlite_autoincrement=True,
+)
+
 responses = Table(
     "responses",
     metadata,

@@ -250,12 +250,6 @@ def method(**hyperparameters: Any) -> dict[str, Any]:
         ({"seed": "7"}, "seed", "invalid_type", "Invalid type for 'seed': expected an integer, but got a string ins"),
         ({"seed": 7.0}, "seed", "invalid_type", "Invalid type for 'seed': expected an integer, but got a decimal ins"),
         (
-            {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]},
-            "integrations",
-            "invalid_value",
-            "Invalid value for 'integrations': this server does not offer it.",
-        ),
-        (
             {"metadata": []},
             "metadata",
             "invalid_type",
