@@ -70,6 +70,7 @@ class Tab:
     def go(self, address: str) -> None:
         """To what stands behind `#/`."""
         self.page.goto(f"{self.origin}/#/{address}")
+        expect(self.page.locator("main")).to_have_attribute("data-address", f"#/{address}")
 
     def evaluate(self, script: str) -> Any:
         return self.page.evaluate(script)

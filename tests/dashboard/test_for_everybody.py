@@ -59,9 +59,9 @@ def visits(tab: Tab, ids: dict[str, str]) -> Iterator[str]:
     yield "sign in"
     tab.page.get_by_label("Key").fill(KEY)
     tab.page.get_by_label("Key").press("Enter")
+    expect(tab.page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
     for page in PAGES:
         tab.go(page.format(**ids))
-        expect(tab.page.locator("h1")).not_to_have_text("Sign in")
         expect(tab.page.locator("h1")).to_be_visible()
         expect(tab.page.locator(".is-loading:visible")).to_have_count(0)
         yield page

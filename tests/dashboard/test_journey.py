@@ -38,7 +38,7 @@ def test_a_job_is_created_watched_paused_resumed_and_its_model_talked_to(browser
         page.get_by_role("button", name="Resume").click()
 
         expect(page.get_by_text("The model is ready")).to_be_visible(timeout=TRAINING_MS)
-        expect(page.get_by_text("step 50 of 50", exact=True)).to_be_visible()
+        expect(page.get_by_text("50 of 50 steps")).to_be_visible()
         page.get_by_role("tab", name="Charts").click()
         for title in ("Loss", "Token accuracy", "Learning rate", "Tokens per second"):
             expect(page.locator("figure").filter(has_text=title).locator("canvas")).to_be_visible()

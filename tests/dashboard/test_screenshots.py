@@ -130,6 +130,13 @@ def test_a_picture_of_the_page(
             ask(tab)
         if name == "rollouts":
             expect(tab.page.locator(".rollout").first).to_be_visible()
+        if name == "new-reinforcement":
+            expect(tab.page.get_by_text("Its first row")).to_have_count(2)
+            tab.page.get_by_role("button", name="Take it").click()
+            tab.page.get_by_label("Answer", exact=True).fill("It is red.")
+            tab.page.get_by_role("button", name="Grade it").click()
+            expect(tab.page.locator(".verdict")).to_be_visible()
+            tab.page.locator(".verdict").scroll_into_view_if_needed()
         if name == "compare":
             compare(tab)
         tab.page.mouse.move(0, 0)

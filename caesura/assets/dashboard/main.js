@@ -52,6 +52,7 @@ async function showPage({ isFirst = false } = {}) {
   if (signal.aborted) return;
   const made = page({ ...address, signal });
   show(main, made.node);
+  main.dataset.address = location.hash; // which page it is that is shown
   document.title = `${made.title} · Caesura`;
   window.scrollTo(0, 0);
   // Whoever goes by keyboard or listens begins at the page's head.

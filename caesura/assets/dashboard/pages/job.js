@@ -126,22 +126,20 @@ export function jobPage({ id, query, signal }) {
   }
 
   const progress = h("div", { class: "job-progress" });
+  const numSteps = h("span");
 
   function drawProgress() {
     const status = statusOf(job);
-    const waiting = { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status];
-    if (!steps.total) {
-      show(progress, waiting && h("span", { class: "sub" }, waiting));
+    const { last, total } = steps;
+    progress.hidden = isOver(status);
+    if (progress.hidden) {
+      show(numSteps, last > 0 && ` · ${formatCount(last)} of ${formatCount(total)} steps`);
       return;
     }
-    const words = `step ${formatCount(steps.last)} of ${formatCount(steps.total)}`;
-    const left = h("span", { class: "sub" }, timeLeft(job, status) ?? waiting);
-    show(
-      progress,
-      isOver(status)
-        ? h("span", { class: "sub" }, words)
-        : [progressBar(steps.last / steps.total, words, "Steps"), left],
-    );
+    const waiting = { queued: "Waits for a free slot.", validating_files: "The files are being read." }[status];
+    const words = `step ${formatCount(last)} of ${formatCount(total ?? 0)}`;
+    const note = h("span", { class: "sub" }, timeLeft(job, status) ?? waiting);
+    show(progress, total && progressBar(last / total, words, "Steps"), note);
   }
 
   function drawHead() {
@@ -161,6 +159,7 @@ export function jobPage({ id, query, signal }) {
           h("span", { class: "mono" }, job.model),
           ` · created ${formatAgo(job.created_at)}`,
           job.finished_at && ` · took ${formatDuration(job.finished_at - job.created_at)}`,
+          numSteps,
         ]),
         h(
           "p",
