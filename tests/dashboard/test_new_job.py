@@ -13,6 +13,15 @@ from tests.dashboard.stage import Stage
 from tests.world import EXAMPLES
 
 LARGE_BYTES = 400 * 2**20
+#: Keeps all that a bar of progress has shown.
+WATCH_PROGRESS = """
+() => {
+  window.shares = [];
+  const look = () => document.querySelectorAll("progress").forEach((bar) => window.shares.push(bar.value));
+  const form = document.querySelector("form");
+  new MutationObserver(look).observe(form, { subtree: true, childList: true, attributes: true });
+}
+"""
 
 
 def choose_file(page: Page, index: int, path: Path) -> None:
@@ -34,16 +43,11 @@ def test_a_file_of_400_mib_is_sent_and_its_progress_is_shown(page: Page, tmp_pat
     with large.open("wb") as file:
         while file.tell() < LARGE_BYTES:
             file.write(block)
-    seen: list[str] = []
-    page.expose_function("told", lambda value: seen.append(value))
-    page.evaluate(
-        "new MutationObserver(() => document.querySelectorAll('progress').forEach((bar) => told(String(bar.value))))"
-        ".observe(document.querySelector('form'), { subtree: true, childList: true, attributes: true })"
-    )
+    page.evaluate(WATCH_PROGRESS)
     page.locator("input[type=file]").first.set_input_files(large)
     expect(page.get_by_text("large.jsonl is uploaded")).to_be_visible(timeout=120_000)
 
-    shares = [float(value) for value in seen]
+    shares: list[float] = page.evaluate("window.shares")
     assert shares == sorted(shares)
     assert len({share for share in shares if 0 < share < 1}) >= 3
     page.get_by_text("Its first row").click()

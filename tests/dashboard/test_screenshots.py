@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from openai import OpenAI
@@ -36,6 +37,7 @@ class Jobs:
     style: str
     answers: str
     failed: str
+    #: As an address holds it.
     model: str
 
 
@@ -80,7 +82,7 @@ def make_jobs(client: OpenAI) -> Jobs:
     wait_until(lambda: bool(client.fine_tuning.jobs.retrieve(running).estimated_finish))
     model = client.fine_tuning.jobs.retrieve(style).fine_tuned_model
     assert model is not None
-    return Jobs(style, answers, failed, model)
+    return Jobs(style, answers, failed, quote(model))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
