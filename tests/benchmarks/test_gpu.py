@@ -47,7 +47,7 @@ def test_every_contender_learns(contender: str, tuned: str, monkeypatch: pytest.
     step = gpu.BUILDERS[contender](case, gpu.make_rows(case.rows, case.step_tokens, 512, 50))
     losses = [step() for _ in range(6)]
 
-    assert losses[-1] < losses[0] - 1e-4
+    assert losses[-1] < losses[0] - 0.1
 
 
 def test_the_flat_axis_has_no_padding_and_padded_rows_have() -> None:
