@@ -150,7 +150,7 @@ def open_run(spec: RunSpec) -> OnlineRun | OfflineRun:
             name=asked["name"] or spec.job.id,
             tags=tags_of(spec.job, asked["tags"]),
             config=config_of(spec.job),
-            settings=_client_settings(settings, key, folder),
+            settings=client_settings(settings, key, folder),
         )
         if is_offline:
             return OfflineRun(run, spec.step, folder, settings.data_dir / "wandb" / f"{spec.job.id}-{spec.number}")
@@ -168,7 +168,7 @@ def _reason(error: Error) -> str:
     return UNREACHABLE if refusal is None else "it refuses the run"
 
 
-def _client_settings(settings: Settings, key: str | None, folder: Path) -> wandb.Settings:
+def client_settings(settings: Settings, key: str | None, folder: Path) -> wandb.Settings:
     is_offline = settings.wandb_mode == "offline"
     told = wandb.Settings(
         mode=settings.wandb_mode,
