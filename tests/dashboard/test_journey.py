@@ -23,14 +23,14 @@ def test_a_job_is_created_watched_paused_resumed_and_its_model_talked_to(browser
         for index, name in enumerate(("style_train.jsonl", "style_validation.jsonl")):
             page.locator("input[type=file]").nth(index).set_input_files(EXAMPLES / name)
             expect(page.get_by_text(f"{name} is uploaded")).to_be_visible()
-        page.get_by_label("Epochs").fill("5")
+        page.get_by_label("Epochs").fill("4")
         page.get_by_label("Batch size").fill("8")
         page.get_by_label("Suffix").fill("by hand")
         page.get_by_label("Metadata").fill("team=docs")
         page.get_by_role("button", name="Create the job").click()
 
         expect(page.get_by_role("heading", name="by hand")).to_be_visible()
-        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 50"))).to_be_visible(timeout=TRAINING_MS)
+        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 40"))).to_be_visible(timeout=TRAINING_MS)
         page.get_by_role("button", name="Pause").click()
         expect(page.locator(".job-title").get_by_text("Paused")).to_be_visible()
         page.get_by_role("tab", name="Events").click()
@@ -38,7 +38,7 @@ def test_a_job_is_created_watched_paused_resumed_and_its_model_talked_to(browser
         page.get_by_role("button", name="Resume").click()
 
         expect(page.get_by_text("The model is ready")).to_be_visible(timeout=TRAINING_MS)
-        expect(page.get_by_text("50 of 50 steps")).to_be_visible()
+        expect(page.get_by_text("40 of 40 steps")).to_be_visible()
         page.get_by_role("tab", name="Charts").click()
         for title in ("Loss", "Token accuracy", "Learning rate", "Tokens per second"):
             expect(page.locator("figure").filter(has_text=title).locator("canvas")).to_be_visible()
