@@ -126,7 +126,7 @@ def build_app(server: Server, api_key: str) -> FastAPI:
     settings = server.settings
     gate = Gate(_build_keyring(server, api_key), settings.requests_per_minute)
     app.add_middleware(Idempotency, store=server.store)  # what is added later comes first
-    app.add_middleware(Front, gate=gate, settings=settings, metrics=app.state.metrics)
+    app.add_middleware(Front, gate=gate, settings=settings, see=app.state.metrics.see)
     errors.install(app)
     app.add_api_route("/healthz", healthz)
     # Routes are tried in this order, one by one: what is asked for most often comes first.

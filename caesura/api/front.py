@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caesura.api.addresses import Address, naming_model, resolve
 from caesura.api.errors import answer_error
 from caesura.api.gate import Gate
-from caesura.api.metrics import Metrics
 from caesura.errors import CaesuraError, InvalidRequest
 from caesura.schema.common import STRICT_ENUMS, UNKNOWN_KEYS_ALLOWED
 from caesura.settings import Settings
@@ -29,6 +29,8 @@ API_VERSION = b"2020-10-01"
 OPEN_PATHS = re.compile(r"/|/healthz|/assets/.+")
 #: Answered to those who may only watch.
 WATCHED_PATHS = frozenset({"/metrics"})
+#: Told of each request whose answer begins: its scope, the status, and the seconds until then.
+See = Callable[[Scope, int, float], None]
 #: What a body may have that is read as a whole.
 MAX_BODY_BYTES = 100 * 2**20
 MAX_CLIENT_ID = 512
@@ -39,18 +41,18 @@ STREAMED_PATHS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 class Front:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, settings: Settings, see: See) -> None:
         self._app = app
         self._gate = gate
         self._settings = settings
-        self._metrics = metrics
+        self._see = see
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         address, own_headers = resolve(scope["path"]), dict[str, str]()
-        sending = _Sending(send, scope, self._metrics, own_headers, self._settings.organization, address.is_azure)
+        sending = _Sending(send, scope, self._see, own_headers, self._settings.organization, address.is_azure)
         # The id is for those who must tell of a fault after their answer has begun; into the headers an endpoint may
         # write what every answer of its has, a fault too.
         state: dict[str, Any] = scope.setdefault("state", {})
@@ -91,14 +93,14 @@ class _Sending:
         self,
         send: Send,
         scope: Scope,
-        metrics: Metrics,
+        see: See,
         own_headers: dict[str, str],
         organization: str,
         is_azure: bool,
     ) -> None:
         self._send = send
         self._scope = scope
-        self._metrics = metrics
+        self._see = see
         self._is_azure = is_azure
         self._began_s = time.monotonic()
         self.own_headers = own_headers
@@ -111,7 +113,7 @@ class _Sending:
         if message["type"] == "http.response.start":
             self.has_begun = True
             took_s = time.monotonic() - self._began_s
-            self._metrics.see(self._scope, message["status"], took_s)
+            self._see(self._scope, message["status"], took_s)
             headers: list[tuple[bytes, bytes]] = message["headers"]
             headers += (
                 (b"x-request-id", self.request_id.encode()),

@@ -134,7 +134,8 @@ def test_a_trailing_slash_is_taken_where_something_is_posted(service: Service) -
 
 
 def front(app: ASGIApp) -> Front:
-    return Front(app, gate=Gate(KeyRing(Keys(SqliteDatabase(Path(":memory:"))), {}), None), settings=Settings())
+    gate = Gate(KeyRing(Keys(SqliteDatabase(Path(":memory:"))), {}), None)
+    return Front(app, gate=gate, settings=Settings(), see=lambda _scope, _status, _took_s: None)
 
 
 def run(app: Any, *received: dict[str, Any]) -> list[dict[str, Any]]:
