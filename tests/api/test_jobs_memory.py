@@ -62,7 +62,7 @@ def test_all_weights_need_many_times_what_an_adapter_needs_and_the_error_says_so
     monkeypatch.setattr("caesura.api.memory.memory_bytes", lambda: int(1e12))
     check_memory(settings, "huge", "supervised", "lora")
     with pytest.raises(
-        InvalidRequest, match=r"Training all weights of 'huge' needs about 30.* GiB. Train an adapter \("
+        InvalidRequest, match=r"Training all weights of 'huge' needs about 19.* GiB. Train an adapter \("
     ):
         check_memory(settings, "huge", "supervised", "full")
 
